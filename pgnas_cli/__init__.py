@@ -1,0 +1,1 @@
+"""Posterior-Guided Neural Architecture Search (AAAI 2020) for CNNs."""

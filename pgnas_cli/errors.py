@@ -1,0 +1,60 @@
+"""What can go wrong on the user's side: one message, one hint, one exit code each.
+
+Exit codes: 0 done, 2 bad usage or input, 3 the run or its stages, 4 data, 5 network or Hub, 1 anything
+else, 128 + n for signal n.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PgnasError(Exception):
+    """An error that the user can mend.
+
+    Args:
+        message: one line: what was given and what was expected.
+        hint: one line: what to type or change next; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type[PgnasError], tuple[str, str]]:
+        return type(self), (str(self), self.hint)
+
+
+class UsageError(PgnasError, ValueError):
+    """A bad option, argument or configuration value."""
+
+    exit_code = 2
+
+
+class RunError(PgnasError):
+    """The run directory, or one of its stages, is missing, damaged or out of order."""
+
+    exit_code = 3
+
+
+class DataError(PgnasError):
+    """The data set is missing, unreadable or does not fit."""
+
+    exit_code = 4
+
+
+class HubError(PgnasError):
+    """The network or the Hugging Face Hub refused or failed."""
+
+    exit_code = 5
+
+
+def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
+    """Up to `n` known words that `word` may have meant, as `a, b or c`; empty if nothing is near."""
+    found = difflib.get_close_matches(word, list(known), n=n, cutoff=0.5)
+    if len(found) < 2:
+        return "".join(found)
+    return ", ".join(found[:-1]) + " or " + found[-1]

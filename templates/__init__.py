@@ -1,0 +1,1 @@
+"""Data only: recipes and templates. Imported as pgnas_cli.templates."""
