@@ -1,0 +1,1 @@
+"""The learned distribution over architectures, and what is drawn from it."""

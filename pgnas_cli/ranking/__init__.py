@@ -1,0 +1,1 @@
+"""Candidates of a run, and which of them is best."""

@@ -1,0 +1,1 @@
+"""Gates, gated layers and the supernet."""

@@ -1,0 +1,1 @@
+"""Data, objective, budget, loop and checkpoints."""

@@ -1,0 +1,129 @@
+"""`pgnas inflate`: a timm name becomes a supernet in a run directory."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from pgnas_cli.commands._options import Relative, RunOption, SeedOption, parse_count
+from pgnas_cli.console import console, human, seconds
+from pgnas_cli.errors import UsageError
+
+
+def inflate(
+    arch: Annotated[str, typer.Argument(metavar="ARCH", help="Architecture, see `pgnas zoo list`.")],
+    width: Annotated[float, typer.Option("--width", help="Inner channels times this.")] = 1.0,
+    kernels: Annotated[
+        str | None, typer.Option("--kernels", metavar="1,3,5,9", help="Parallel kernels in place of each 3x3.")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option("--params", metavar="44M", help="Solve for the width that gives this many parameters.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option("--classes", help="Classes; default the architecture's own.")] = None,
+    in_chans: Annotated[int | None, typer.Option("--in-chans", help="Image channels.")] = None,
+    img_size: Annotated[int | None, typer.Option("--img-size", help="Image size in pixels a side.")] = None,
+    stem: Annotated[str, typer.Option("--stem", help="auto, small (3x3, stride 1) or backbone.")] = "auto",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
+    seed: SeedOption = 0,
+    run: RunOption = None,
+) -> None:
+    """Inflate a backbone into a supernet, in a new run directory."""
+    sizes = parse_kernels(kernels)
+    wanted = None if params is None else parse_count(params, "--params")
+    if isinstance(wanted, Relative):
+        raise UsageError(f"--params {params!r} is relative", "write a number such as 44M, or use --width")
+    from pgnas_cli import registry
+
+    started = time.perf_counter()
+    net = registry.inflate(
+        arch,
+        width=width,
+        kernels=sizes,
+        stem=stem,
+        params=wanted,
+        num_classes=classes,
+        in_chans=in_chans,
+        img_size=img_size,
+        seed=seed,
+        pretrained=pretrained,
+    )
+    assert net.spec is not None
+    spec, cost, posterior = net.spec, net.kept_cost(), net.posterior()
+    base_params, base_macs = registry.plain_cost(registry.baseline_spec(spec))
+    explicit = [
+        name
+        for name, value in (("num_classes", classes), ("in_chans", in_chans), ("img_size", img_size))
+        if value is not None
+    ]
+    created = registry.create_run(
+        net, run, options={"explicit": explicit, "pretrained": pretrained, "seconds": time.perf_counter() - started}
+    )
+    result = {
+        "run": str(created.path),
+        "arch": spec.arch,
+        "plugin": spec.plugin,
+        "width": spec.inflation.width,
+        "kernels": list(spec.inflation.kernels),
+        "num_classes": spec.num_classes,
+        "in_chans": spec.in_chans,
+        "img_size": spec.img_size,
+        "seed": seed,
+        "baseline": {"params": base_params, "macs": base_macs},
+        "supernet": {"params": int(cost.params), "macs": int(cost.macs)},
+        "params_asked": wanted,
+        "gates": posterior.groups,
+        "gated_layers": len(posterior),
+        "gated_channels": posterior.channels,
+        "log10_candidates": posterior.log10_candidates(),
+        "seconds": time.perf_counter() - started,
+    }
+
+    def render() -> None:
+        form = f"{spec.in_chans} x {spec.img_size} x {spec.img_size}, {spec.num_classes} classes"
+        console.table(
+            f"{spec.arch} ({form})",
+            ["network", "parameters", "MACs"],
+            [
+                ["baseline", human(base_params), human(base_macs)],
+                [
+                    f"supernet (width {spec.inflation.width:g}{_kernels_text(sizes)})",
+                    human(cost.params),
+                    human(cost.macs),
+                ],
+            ],
+            justify=["left", "right", "right"],
+        )
+        console.line(
+            f"{posterior.groups} gates over {posterior.channels} channels of {len(posterior)} layers: "
+            f"10^{posterior.log10_candidates():.0f} candidates"
+        )
+        if wanted is not None:
+            error = cost.params / wanted - 1
+            console.line(
+                f"--params {params}: width {spec.inflation.width:g} gives {cost.params:,}, {100 * error:+.2f} %"
+            )
+        console.line(f"run: {created.path}  ({seconds(result_seconds)})")
+
+    result_seconds = float(str(result["seconds"]))
+    console.result(result, render)
+    console.next_command(f"pgnas train --run {created.path}" if run is not None else "pgnas train")
+
+
+def parse_kernels(text: str | None) -> tuple[int, ...]:
+    """ "1,3,5,9" as numbers.
+
+    Raises:
+        UsageError: it is not a list of whole numbers.
+    """
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--kernels {text!r} is no list of kernel sizes", "--kernels 1,3,5,9") from None
+
+
+def _kernels_text(kernels: tuple[int, ...]) -> str:
+    return f", kernels {','.join(map(str, kernels))}" if kernels else ""

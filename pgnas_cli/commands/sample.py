@@ -1,0 +1,59 @@
+"""`pgnas sample`: candidates from the posterior."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pgnas_cli.commands._options import ForceOption, Relative, RunOption, SeedOption, parse_count
+from pgnas_cli.console import console, human, seconds
+from pgnas_cli.run import RunDirectory
+
+
+def sample(
+    n: Annotated[int, typer.Option("-n", "--number", help="How many distinct candidates.")] = 100,
+    strategy: Annotated[
+        str, typer.Option("--strategy", metavar="posterior|uniform", help="How they are drawn.")
+    ] = "posterior",
+    drop_prob: Annotated[
+        float | None,
+        typer.Option("--drop-prob", help="Rate of the uniform strategy; default the rate of --fixed-drop."),
+    ] = None,
+    max_params: Annotated[str | None, typer.Option("--max-params", metavar="20M|0.5x", help="Largest size.")] = None,
+    max_macs: Annotated[str | None, typer.Option("--max-macs", metavar="1G|0.5x", help="Most multiply-adds.")] = None,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    run: RunOption = None,
+) -> None:
+    """Draw distinct candidates from the posterior."""
+    found = RunDirectory.open(run)
+    limits = {name: parse_count(text, option) for name, text, option in
+              (("params", max_params, "--max-params"), ("macs", max_macs, "--max-macs")) if text is not None}  # fmt: skip
+    record = draw(found, n, limits, strategy=strategy, drop_prob=drop_prob, seed=seed, force=force)
+    for warning in record["warnings"]:
+        console.warn(warning)
+    console.result({"run": str(found.path), **record}, lambda: render(record))
+    console.next_command(f"pgnas rank --run {run}" if run is not None else "pgnas rank")
+
+
+def draw(found: RunDirectory, n: int, limits: dict[str, int | Relative], **options: Any) -> dict[str, Any]:
+    """Sample with a progress bar; relative limits are shares of the supernet."""
+    train = found.require("train")
+    from pgnas_cli.ranking.candidates import sample as sample_run
+
+    most = {
+        f"max_{name}": limit.of(train[name]) if isinstance(limit, Relative) else limit for name, limit in limits.items()
+    }
+    with console.progress("sample", n, unit="candidates") as bar:
+        return sample_run(found, n, progress=lambda count: bar.update(completed=count), **most, **options)
+
+
+def render(record: dict[str, Any]) -> None:
+    """The table of a finished sampling."""
+    rows = [
+        [name, human(record[key]["mean"]), human(record[key]["min"]), human(record[key]["max"])]
+        for key, name in (("params", "parameters"), ("macs", "MACs"))
+    ]
+    title = f"{record['candidates']} distinct candidates in {record['draws']} draws ({record['strategy']}, {seconds(record['seconds'])})"
+    console.table(title, ["", "mean", "min", "max"], rows, justify=["left", "right", "right", "right"])

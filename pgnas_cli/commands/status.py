@@ -1,0 +1,62 @@
+"""`pgnas status`: what a run holds, and what comes next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgnas_cli.commands._options import RunOption
+from pgnas_cli.commands.rank import interval
+from pgnas_cli.console import console, human, percent
+from pgnas_cli.run import STAGES, RunDirectory, read_json
+
+
+def status(run: RunOption = None) -> None:
+    """Show what a run holds and what comes next."""
+    found = RunDirectory.open(run)
+    manifest = found.manifest()
+    stages: dict[str, Any] = manifest["stages"]
+    unfinished = "train" not in stages and (found.train_path / "recipe.toml").is_file()
+    upcoming = found.next_stage()
+    command = None
+    if upcoming is not None:
+        command = f"pgnas {upcoming}{' --resume' if upcoming == 'train' and unfinished else ''}"
+        if run is not None:
+            command += f" --run {run}"
+    ranking = read_json(found.rank_path / "ranking.json") if "rank" in stages else None
+    result = {
+        "run": str(found.path),
+        "model": manifest["model"],
+        "created": manifest["created"],
+        "stages": stages,
+        "unfinished": unfinished,
+        "ranking": ranking,
+        "next": command,
+    }
+
+    def render() -> None:
+        rows = []
+        for name in STAGES:
+            record = stages.get(name)
+            state = "done" if record else "unfinished" if name == "train" and unfinished else "to do"
+            rows.append([name, state, "" if record is None else _detail(name, record, ranking)])
+        console.table(f"{found.path}: {manifest['model'].get('arch')}", ["stage", "", "result"], rows)
+
+    console.result(result, render)
+    if command is not None:
+        console.next_command(command)
+
+
+def _detail(name: str, record: dict[str, Any], ranking: dict[str, Any] | None) -> str:
+    if name == "inflate":
+        return f"{human(record['params'])} parameters, {human(record['macs'])} MACs"
+    if name == "train":
+        share = record["expected_params"] / record["params"]
+        accuracy = record["selection_accuracy"]
+        return f"{record['epochs']} epochs, E[parameters] {share:.3f} of the supernet, selection {'-' if accuracy is None else percent(accuracy)}"
+    if name == "sample":
+        return f"{record['candidates']} candidates ({record['strategy']})"
+    if name == "rank" and ranking is not None:
+        return f"winner {ranking['winner']}: test {interval(ranking['test_accuracy'])}"
+    if name == "export":
+        return f"{record['path']}: {human(record['params'])} parameters"
+    return ""

@@ -1,0 +1,294 @@
+"""The one place that prints: data to stdout, everything else to stderr.
+
+Tables and text are what a person reads; with `--json` stdout carries exactly one JSON document instead, and
+with `--quiet` stderr carries only warnings and errors. Text is never read as rich markup, so that a folder
+called `[red]` is printed as it is, and nothing is wrapped when the stream is not a terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+Justify = Literal["left", "right", "center"]
+Metrics = Mapping[str, float | str]
+
+_UNWRAPPED = 10_000  # columns when stdout is no terminal: a table is as wide as its content
+_UNITS = "kMGT"
+_SECONDS_BETWEEN_LINES = 10.0  # of progress, when stderr is no terminal
+
+
+class Bar(Protocol):
+    """What `Output.progress` yields."""
+
+    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
+        """Move on by `advance` steps (or to `completed`) and show the metrics, a label -> value mapping."""
+
+
+class Output:
+    """Prints for one command; `configure` sets how. Commands use the module's single instance, `console`."""
+
+    def __init__(self) -> None:
+        self.configure()
+
+    def configure(self, *, json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        """Set the modes.
+
+        Args:
+            json: one JSON document on stdout, and no hint of the next command.
+            quiet: no progress, notes and hints on stderr.
+            debug: read by main(): print the traceback of an error.
+        """
+        self.json, self.quiet, self.debug = json, quiet, debug
+        self._answered = False
+        self._live: Console | None = None
+
+    # stdout -------------------------------------------------------------------------------------------------
+
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        *,
+        justify: Sequence[Justify] = (),
+    ) -> None:
+        """Print a table; `justify` holds one entry per column (left where it ends). Nothing with --json."""
+        if self.json:
+            return
+        from rich import box
+        from rich.table import Table
+
+        if title:
+            self.line(title)  # rich would wrap a title at the table's width
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify=justify[index] if index < len(justify) else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        console = _stdout()
+        if console.is_terminal:
+            console.print(table)
+            return
+        with console.capture() as captured:
+            console.print(table)
+        console.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
+
+    def line(self, text: str = "") -> None:
+        """Print one line of data. Nothing with --json."""
+        if not self.json:
+            _stdout().print(text, soft_wrap=True)
+
+    def result(self, obj: object, render: Callable[[], None]) -> None:
+        """Print `obj` as the JSON document with --json, else call `render`. Once per command."""
+        if not self.json:
+            render()
+            return
+        assert not self._answered, "a command prints one JSON document"
+        self._answered = True
+        text = json_module.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+        _stdout().out(text, highlight=False)
+
+    # stderr -------------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """Say something that is no data. Hidden by --quiet."""
+        if not self.quiet:
+            self._say(text)
+
+    def next_command(self, text: str) -> None:
+        """Name the command to type next. Hidden by --quiet and --json."""
+        if not (self.quiet or self.json):
+            self._say(text, label="next:", style="green")
+
+    def warn(self, text: str) -> None:
+        """Say what the user should know although the command goes on. Never hidden."""
+        self._say(_one_line(text), label="warning:", style="yellow")
+
+    def error(self, message: str, hint: str = "") -> None:
+        """Print `error: MESSAGE` and, if there is one, `hint: HINT`: one line each. Never hidden."""
+        self._say(_one_line(message), label="error:", style="bold red")
+        if hint:
+            self._say(_one_line(hint), label="hint:", style="cyan")
+
+    def traceback(self) -> None:
+        """Print the traceback of the exception being handled."""
+        sys.stderr.write(traceback.format_exc())
+
+    @contextmanager
+    def progress(
+        self, title: str, total: float | None = None, *, unit: str = "", every: float = _SECONDS_BETWEEN_LINES
+    ) -> Iterator[Bar]:
+        """A progress bar on stderr: `with console.progress("train", 90, unit="epochs") as bar: bar.update(1)`.
+
+        Without a terminal it prints the first update, then at most one line in `every` seconds, and the last;
+        with --quiet it prints nothing. `total` is None where the end is not known.
+        """
+        if self.quiet:
+            yield _NoBar()
+        elif _stderr().is_terminal:
+            with self._live_bar(title, total, unit) as bar:
+                yield bar
+        else:
+            lines = _LineBar(self.note, title, total, unit, every)
+            try:
+                yield lines
+            finally:
+                lines.close()
+
+    @contextmanager
+    def _live_bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        def text(field: str) -> TextColumn:
+            return TextColumn("{task.fields[" + field + "]}", markup=False)
+
+        console = _stderr()
+        columns = (text("title"), BarColumn(), text("count"), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, text("metrics"), console=console) as progress:
+            task = progress.add_task("", total=total, title=title, count=_count(0, total, unit), metrics="")
+            self._live = console
+            try:
+                yield _RichBar(progress, task, unit)
+            finally:
+                self._live = None
+
+    def _say(self, text: str, label: str = "", style: str = "") -> None:
+        from rich.text import Text
+
+        line = Text(text) if not label else Text.assemble((label, style), " ", text)
+        (self._live or _stderr()).print(line, soft_wrap=True)
+
+
+class _NoBar:
+    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
+        """Print nothing."""
+
+
+class _RichBar:
+    def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
+        self._progress, self._task, self._unit = progress, task, unit
+
+    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
+        task = self._progress.tasks[self._task]
+        done = task.completed + advance if completed is None else completed
+        shown = task.fields["metrics"] if metrics is None else _metrics(metrics)
+        count = _count(done, task.total, self._unit)
+        self._progress.update(self._task, completed=done, count=count, metrics=shown)
+
+
+class _LineBar:
+    def __init__(self, say: Callable[[str], None], title: str, total: float | None, unit: str, every: float) -> None:
+        self._say, self._title, self._total, self._unit, self._every = say, title, total, unit, every
+        self._done, self._metrics = 0.0, ""
+        self._printed_at = -math.inf
+        self._pending = False
+
+    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
+        self._done = self._done + advance if completed is None else completed
+        if metrics is not None:
+            self._metrics = _metrics(metrics)
+        self._pending = True
+        if time.monotonic() - self._printed_at >= self._every:
+            self.close()
+
+    def close(self) -> None:
+        if self._pending:
+            parts = (self._title, _count(self._done, self._total, self._unit), self._metrics)
+            self._say("  ".join(part for part in parts if part))
+            self._printed_at, self._pending = time.monotonic(), False
+
+
+console = Output()
+
+
+# how numbers are written -----------------------------------------------------------------------------------
+
+
+def human(n: float) -> str:
+    """A count in three digits: 44_400_000 -> `44.4 M`, 193_000 -> `193 k`, 512 -> `512`."""
+    if abs(n) < 999.5:
+        return f"{n:.0f}" if float(n).is_integer() or abs(n) >= 100 else f"{n:.3g}"
+    power = 1
+    while abs(n) >= 999.5 * 1000**power and power < len(_UNITS):
+        power += 1
+    scaled = n / 1000**power
+    decimals = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+    return f"{scaled:.{decimals}f} {_UNITS[power - 1]}"
+
+
+def percent(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A fraction in percent, with its interval if both ends are given: `97.25 % (95.1-98.5)`."""
+    text = f"{100 * value:.2f} %"
+    return text if low is None or high is None else f"{text} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def seconds(duration: float) -> str:
+    """A duration: `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 05 min`."""
+    if duration < 59.95:
+        return f"{duration:.2f} s" if duration < 9.995 else f"{duration:.1f} s"
+    whole = round(duration)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+# helpers ---------------------------------------------------------------------------------------------------
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _UNWRAPPED
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types; a number that is not finite becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, PurePath) else value
+
+
+def _one_line(text: str) -> str:
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def _count(done: float, total: float | None, unit: str) -> str:
+    count = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+    return f"{count} {unit}".rstrip()
+
+
+def _metrics(metrics: Metrics) -> str:
+    return "  ".join(f"{label} {_number(value)}" for label, value in metrics.items())
+
+
+def _number(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return human(value) if abs(value) >= 1e4 else f"{value:.4g}"

@@ -1,0 +1,263 @@
+"""The artifact: a folder from which the exact network comes back, with the proof of it inside.
+
+    config.json        timm-style keys, and "pgnas": how the network is built again, what it scored, on what
+    model.safetensors  the small network's weights, nothing else
+    pgnas.safetensors  bit-packed masks, gather indices, probe images and their logits
+    README.md          the model card
+
+The same run gives the same bytes: nothing in it is a time, a path or a random number.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pgnas_cli import compact as compaction
+from pgnas_cli import registry
+from pgnas_cli.errors import RunError, UsageError
+from pgnas_cli.plugin import BuildSpec
+from pgnas_cli.posterior.candidate import pack, unpack
+from pgnas_cli.run import load_tensors, read_json, replace_folder, save_tensors, write_bytes, write_json
+
+FORMAT = 1
+SEMANTICS = 1
+"""What a dropped channel means; see compact/."""
+ARCHITECTURE = "pgnas"
+PROBES = 8
+TOLERANCE = 1e-5
+"""Largest difference relative to max(1, max |logit|) between two forms of one network, in float32."""
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PROOF = "pgnas.safetensors"
+CARD = "README.md"
+DAMAGED = "export again, or download the folder again"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact as read from disk, checked for consistency but not built.
+
+    Args:
+        path: its folder.
+        config: config.json.
+        spec: how the backbone is built.
+        masks: layer name -> bool [K].
+        layout: "gather" or "dense".
+        gather: name -> int64 indices.
+        images: [P, C, H, W] probe images.
+        logits: [P, num_classes] of the exported network.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    spec: BuildSpec
+    masks: dict[str, np.ndarray]
+    layout: str
+    gather: dict[str, Tensor]
+    images: Tensor
+    logits: Tensor
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """max |a - b| / max(1, max |b|); infinite for other shapes or values that are not finite."""
+    if a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
+        return float("inf")
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1.0))
+
+
+def write_artifact(
+    target: Path,
+    network: compaction.CompactNetwork,
+    spec: BuildSpec,
+    masks: dict[str, np.ndarray],
+    images: Tensor,
+    *,
+    layout: str,
+    section: dict[str, Any],
+    pretrained_cfg: dict[str, Any],
+    card: str,
+) -> None:
+    """Write an artifact beside `target` and put it in its place when it is whole and has been loaded again.
+
+    Args:
+        target: folder; an artifact in it is replaced, anything else is refused.
+        network: the compact network, in evaluation mode, on the CPU.
+        spec: how its backbone is built.
+        masks: of the candidate, in the network's order.
+        images: probe images [P, C, H, W], normalised.
+        layout: of the compact network.
+        section: what else the "pgnas" section says.
+        pretrained_cfg: timm's description of the input.
+        card: text of README.md.
+
+    Raises:
+        UsageError: `target` holds something that is no artifact.
+    """
+    if target.exists() and not is_artifact(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise UsageError(
+            f"{target} exists and is no pgnas artifact: it is left alone", "name another folder with --output"
+        )
+    with torch.inference_mode():
+        logits = network(images)
+    gather = network.gather_indices()
+    config = {
+        "architecture": ARCHITECTURE,
+        "num_classes": spec.num_classes,
+        "num_features": num_features(network),
+        "pretrained_cfg": pretrained_cfg,
+        "model_args": {},
+        "pgnas": {
+            "format": FORMAT,
+            "semantics": SEMANTICS,
+            "backbone": spec.to_json(),
+            "masks": {name: len(mask) for name, mask in masks.items()},
+            "layout": layout,
+            **section,
+        },
+    }
+    folder = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        write_json(folder / CONFIG, config)
+        save_tensors(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
+        proof = {
+            "masks": torch.from_numpy(pack([masks])[0]),
+            "probe_images": images,
+            "probe_logits": logits.clone(),
+            **{f"gather.{name}": index for name, index in gather.items()},
+        }
+        save_tensors(folder / PROOF, proof)
+        write_bytes(folder / CARD, card.encode())
+        load_artifact(folder)
+        replace_folder(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def num_features(network: nn.Module) -> int:
+    """Inputs of the last linear layer."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    return linears[-1].in_features if linears else 0
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a folder looks like an artifact."""
+    try:
+        return "pgnas" in json.loads((path / CONFIG).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read and check an artifact without building the network.
+
+    Raises:
+        RunError: a file is missing, damaged, or of a newer format; or masks and configuration do not fit.
+    """
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{path} holds no exported network: {CONFIG} is missing", "pgnas export writes one")
+    config = read_json(path / CONFIG, hint=DAMAGED)
+    section = config.get("pgnas")
+    if not isinstance(section, dict):
+        raise RunError(
+            f'{path / CONFIG} has no "pgnas" section: it is not an export of pgnas', "pgnas export writes one"
+        )
+    for key, newest in (("format", FORMAT), ("semantics", SEMANTICS)):
+        version = section.get(key)
+        if type(version) is not int or version < 1:
+            raise RunError(f"{path / CONFIG}: pgnas.{key} should be a whole number, not {version!r}", DAMAGED)
+        if version > newest:
+            raise RunError(
+                f"{path} has {key} {version}, this version reads up to {newest}", "pip install --upgrade pgnas"
+            )
+    backbone, layout, layer_sizes = section.get("backbone"), section.get("layout"), section.get("masks")
+    if not isinstance(backbone, dict) or layout not in ("gather", "dense") or not isinstance(layer_sizes, dict):
+        raise RunError(f"{path / CONFIG}: pgnas.backbone, pgnas.layout or pgnas.masks is missing or wrong", DAMAGED)
+    if not all(type(size) is int and 0 < size < 2**24 for size in layer_sizes.values()):
+        raise RunError(f"{path / CONFIG}: pgnas.masks should map layers to channels", DAMAGED)
+    try:
+        spec = BuildSpec.from_json(backbone)
+    except UsageError as error:
+        raise RunError(f"{path / CONFIG}: {error}", DAMAGED) from None
+    tensors, _ = load_tensors(path / PROOF, hint=DAMAGED)
+    if missing := [name for name in ("masks", "probe_images", "probe_logits") if name not in tensors]:
+        raise RunError(f"{path / PROOF} lacks {missing[0]}", DAMAGED)
+    masks = unpack(tensors["masks"].numpy()[None], layer_sizes)[0]
+    gather = {name.removeprefix("gather."): t for name, t in tensors.items() if name.startswith("gather.")}
+    return Artifact(path, config, spec, masks, layout, gather, tensors["probe_images"], tensors["probe_logits"])
+
+
+def build_artifact(artifact: Artifact) -> compaction.CompactNetwork:
+    """The network of an artifact: backbone on the meta device, traced, compacted with the stored masks, weights assigned.
+
+    Raises:
+        RunError: weights, gather indices or masks do not fit the network that is built.
+    """
+    with torch.device("meta"):
+        backbone, _ = registry.build_backbone(artifact.spec)
+    spec = artifact.spec
+    try:
+        graph = compaction.trace(backbone.eval(), (spec.in_chans, spec.img_size, spec.img_size), check=False)
+        network = compaction.compact(graph, backbone, artifact.masks, layout=artifact.layout)
+    except UsageError as error:
+        raise RunError(f"{artifact.path}: the masks do not fit {spec.arch}: {error}", DAMAGED) from None
+    tensors, _ = load_tensors(artifact.path / WEIGHTS, hint=DAMAGED)
+    own = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if wrong := sorted(
+        name for name in own.keys() | tensors.keys() if name not in tensors or own.get(name) != tensors[name].shape
+    ):
+        raise RunError(f"{artifact.path / WEIGHTS}: {wrong[0]} is missing, unknown or of another shape", DAMAGED)
+    network.load_state_dict(tensors, strict=True, assign=True)
+    rebuilt = network.gather_indices()
+    if rebuilt.keys() != artifact.gather.keys() or not all(
+        torch.equal(rebuilt[k], artifact.gather[k]) for k in rebuilt
+    ):
+        raise RunError(f"{artifact.path}: the gather indices of {PROOF} differ from those of the masks", DAMAGED)
+    network.requires_grad_(True)
+    return network.eval()
+
+
+def probe_difference(artifact: Artifact, network: nn.Module) -> float:
+    """Relative difference of the network's logits on the probe images from the stored ones."""
+    with torch.inference_mode():
+        return relative_difference(network(artifact.images), artifact.logits)
+
+
+def load_artifact(path: Path) -> compaction.CompactNetwork:
+    """Read, build and probe; see `read_artifact` and `build_artifact`.
+
+    Raises:
+        RunError: also if the logits on the probe images differ from the stored ones by more than 1e-4 relative, which
+            leaves room for another processor's arithmetic.
+    """
+    artifact = read_artifact(path)
+    network = build_artifact(artifact)
+    try:
+        difference = probe_difference(artifact, network)
+    except RuntimeError as error:
+        raise RunError(f"{path}: the probe images do not fit the network: {error}", DAMAGED) from None
+    if not difference <= 10 * TOLERANCE:
+        raise RunError(
+            f"{path}: the logits of the probe images differ by {difference:.1e} from the stored ones", DAMAGED
+        )
+    return network
+
+
+def load(path: str | Path) -> compaction.CompactNetwork:
+    """The compact network of an exported folder, in evaluation mode.
+
+    Args:
+        path: a folder that `pgnas export` wrote.
+
+    Raises:
+        RunError: there is none, or it is damaged, or it was written by a newer version.
+    """
+    return load_artifact(Path(path))

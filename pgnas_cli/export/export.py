@@ -1,0 +1,155 @@
+"""The export stage: a candidate of a run becomes an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgnas_cli import registry
+from pgnas_cli.errors import PgnasError, RunError, UsageError
+from pgnas_cli.export.artifact import PROBES, TOLERANCE, relative_difference, write_artifact
+from pgnas_cli.export.card import render_card
+from pgnas_cli.posterior.candidate import Candidate
+from pgnas_cli.ranking.candidates import read_candidates
+from pgnas_cli.ranking.evaluate import Evaluator
+from pgnas_cli.ranking.rank import same_data
+from pgnas_cli.run import RunDirectory, expect, read_json
+from pgnas_cli.training.loop import trained_supernet
+
+LAYOUTS = ("gather", "dense")
+
+
+def export(
+    run: RunDirectory,
+    *,
+    candidate: str | None = None,
+    output: Path | None = None,
+    layout: str = "gather",
+    data_dir: Path | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Write the compact network of a run's winner, or of another candidate, as an artifact.
+
+    Masked, compact and reloaded network are compared on the probe images before the artifact takes its place.
+
+    Args:
+        run: a ranked run.
+        candidate: an id, or its beginning; the winner if None.
+        output: folder; the run's own export folder if None.
+        layout: "gather" or "dense".
+        data_dir, workers: as in training.
+
+    Returns:
+        The record that run.json keeps.
+
+    Raises:
+        RunError: the run has not been ranked.
+        UsageError: no candidate, or several, begin with that id; the folder holds something else.
+        PgnasError: the compact network differs from the masked one. Nothing is written.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError(f"--layout {layout!r} was given, it should be {' or '.join(LAYOUTS)}", "--layout gather")
+    run.begin("export")
+    ranking = read_json(run.rank_path / "ranking.json", hint=f"pgnas rank --force --run {run.path}")
+    winner = expect(ranking, "winner", str, run.rank_path / "ranking.json")
+    chosen = find_candidate(run, candidate or winner)
+    data = same_data(run, data_dir=data_dir, workers=workers)
+    net = trained_supernet(run)
+    recalibrate = expect(ranking, "recalibrate", int, run.rank_path / "ranking.json")
+    evaluator = Evaluator(net, data, torch.device("cpu"), recalibrate=recalibrate)
+    images = data.probe(PROBES)
+    with evaluator.ready(chosen), torch.inference_mode():
+        masked_logits = net(images)
+        network = net.compact(chosen, layout=layout)
+        difference = relative_difference(network(images), masked_logits)
+    if difference > TOLERANCE:
+        raise PgnasError(
+            f"the compact network of {chosen.id} differs from the masked one by {difference:.1e}, at most {TOLERANCE:.0e} is allowed",
+            "this is a bug: report it with the run's run.json",
+        )
+    section = describe(run, chosen, ranking, is_winner=chosen.id == winner)
+    assert net.spec is not None
+    target = output or run.export_path
+    pretrained_cfg = {
+        "input_size": [data.in_chans, data.img_size, data.img_size],
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "num_classes": net.spec.num_classes,
+        "label_names": list(data.class_names),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+    }
+    card = render_card(net.spec, section)
+    write_artifact(
+        target, network, net.spec, dict(chosen.masks), images, layout=layout, section=section,
+        pretrained_cfg=pretrained_cfg, card=card,
+    )  # fmt: skip
+    record = {
+        "candidate": chosen.id,
+        "path": str(target) if output is not None else "export",
+        "params": chosen.params,
+        "macs": chosen.macs,
+        "layout": layout,
+        "masked_difference": difference,
+    }
+    run.finish("export", record)
+    return record
+
+
+def find_candidate(run: RunDirectory, wanted: str) -> Candidate:
+    """The candidate whose id begins with `wanted`.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    found = [candidate for candidate in read_candidates(run) if candidate.id.startswith(wanted)]
+    if len(found) != 1:
+        problem = "no candidate" if not found else f"{len(found)} candidates"
+        raise UsageError(
+            f"{problem} of {run.path} begin with {wanted!r}", f"the ids stand in {run.path / 'candidates.jsonl'}"
+        )
+    return found[0]
+
+
+def describe(run: RunDirectory, candidate: Candidate, ranking: dict[str, Any], *, is_winner: bool) -> dict[str, Any]:
+    """What the "pgnas" section of config.json says besides the structure. Only numbers that stand in the run."""
+    train, sample = run.require("train"), run.require("sample")
+    data = {k: v for k, v in train["data"].items() if k not in ("location", "class_names")}
+    if str(data.get("spec", "")).startswith("folder:"):
+        data["spec"] = "folder:" + Path(str(data["spec"]).removeprefix("folder:")).name
+    scores: dict[str, Any] = {"selection_accuracy": None, "test_accuracy": None}
+    if is_winner:
+        scores = {name: ranking[name] for name in scores}
+    recipe = registry.run_recipe(run)
+    return {
+        "versions": dict(run.manifest()["versions"]),
+        "candidate": {"id": candidate.id, "strategy": candidate.strategy, "params": candidate.params, "macs": candidate.macs},
+        "supernet": {"params": train["params"], "macs": train["macs"]},
+        "training": {"epochs": train["epochs"], "images": train["images"], "seed": train["seed"],
+                     "l2": recipe.objective.l2, "num_examples": recipe.objective.num_examples,
+                     "temperature": recipe.objective.temperature, "prior_drop": recipe.objective.prior_drop,
+                     "granularity": recipe.objective.granularity, "fixed_drop": recipe.objective.fixed_drop,
+                     "target_params": train["target_params"]},
+        "ranking": {"method": ranking["method"], "candidates": ranking["candidates"], "images": ranking["images"],
+                    "recalibrate": ranking["recalibrate"], "sample_seed": sample["seed"], "winner": is_winner},
+        "data": data,
+        **scores,
+    }  # fmt: skip
+
+
+def load_run_candidate(run: RunDirectory, candidate_id: str) -> tuple[Evaluator, Candidate]:
+    """A run's supernet, ready to compute as one of its candidates exactly as ranking and export did.
+
+    Raises:
+        RunError, DataError: the run or its data have changed.
+    """
+    ranking = read_json(run.rank_path / "ranking.json", hint=f"pgnas rank --run {run.path}")
+    recalibrate = ranking.get("recalibrate")
+    if not isinstance(recalibrate, int):
+        raise RunError(
+            f"{run.rank_path / 'ranking.json'}: key 'recalibrate' is missing", f"pgnas rank --force --run {run.path}"
+        )
+    evaluator = Evaluator(trained_supernet(run), same_data(run), torch.device("cpu"), recalibrate=recalibrate)
+    return evaluator, find_candidate(run, candidate_id)

@@ -1,0 +1,184 @@
+"""What a zoo plugin is. A plugin brings a family of networks; the registry turns what it builds into a supernet."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pgnas_cli.errors import UsageError as UsageError  # part of what plugins import
+
+if TYPE_CHECKING:
+    from torch import nn
+
+API_VERSION = 1
+SMALL_IMAGE = 64
+"""Up to this image size the default stem is a 3x3 convolution with stride 1 and no pooling."""
+
+
+@dataclass(frozen=True)
+class Inflation:
+    """How a backbone is made larger than the network that is wanted.
+
+    Args:
+        width: inner channels = round(planes * width); 1 leaves the backbone as it is.
+        kernels: each 3x3 convolution becomes one parallel convolution per kernel; empty leaves it.
+        branches: number of parallel branches, for families that have them.
+        growth: growth rate, for DenseNets.
+        surrogate_pools: gated 1x1 convolutions behind pools and identities, for cells.
+        stem: "auto" (by image size), "small" (3x3, stride 1, no pooling) or "backbone" (the backbone's own).
+    """
+
+    width: float = 1.0
+    kernels: tuple[int, ...] = ()
+    branches: int | None = None
+    growth: int | None = None
+    surrogate_pools: bool = False
+    stem: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.width < 1000.0:
+            raise UsageError(f"a width of {self.width:g} was given, it should be above 0", "--width 1.7")
+        if self.stem not in ("auto", "small", "backbone"):
+            raise UsageError(f"stem {self.stem!r} was given, it should be auto, small or backbone", "--stem auto")
+        if len(set(self.kernels)) != len(self.kernels):
+            raise UsageError(f"a kernel size is named twice in {','.join(map(str, self.kernels))}", "--kernels 1,3,5,9")
+
+    def changed(self) -> list[str]:
+        """Names of the fields that differ from the plain backbone."""
+        plain = Inflation()
+        return [name for name, value in asdict(self).items() if value != getattr(plain, name)]
+
+    def small_stem(self, img_size: int) -> bool:
+        """Whether the stem for small images is meant."""
+        return self.stem == "small" or (self.stem == "auto" and img_size <= SMALL_IMAGE)
+
+
+@dataclass(frozen=True)
+class ArchitectureInfo:
+    """What `pgnas zoo list` says of an architecture. Static: listing never builds a network.
+
+    Args:
+        name: as typed by users.
+        params: parameters of the plain network at its default classes and channels.
+        macs: multiply-adds of the plain network at its default image size.
+        num_classes: default number of classes.
+        img_size: default image size, pixels a side.
+        in_chans: default image channels.
+        summary: half a line.
+        published_params: parameters of the supernet as published, where there is such a row.
+        published: where that figure stands.
+    """
+
+    name: str
+    params: int
+    macs: int
+    num_classes: int = 1000
+    img_size: int = 224
+    in_chans: int = 3
+    summary: str = ""
+    published_params: float | None = None
+    published: str = ""
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """Everything that determines the structure of a supernet, and the seed of its initial weights."""
+
+    arch: str
+    plugin: str
+    inflation: Inflation
+    num_classes: int
+    in_chans: int
+    img_size: int
+    seed: int = 0
+    distribution: str = field(default="", compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; `from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> BuildSpec:
+        """Rebuild from JSON.
+
+        Raises:
+            UsageError: a key is missing, unknown or of the wrong type.
+        """
+        data = dict(document)
+        kinds: dict[str, type] = {
+            "arch": str, "plugin": str, "inflation": dict, "num_classes": int, "in_chans": int, "img_size": int,
+            "seed": int, "distribution": str,
+        }  # fmt: skip
+        for name, kind in kinds.items():
+            if not isinstance(data.get(name), kind) or isinstance(data[name], bool):
+                raise UsageError(f"model description: key {name!r} should be {kind.__name__}, not {data.get(name)!r}")
+        if unknown := sorted(set(data) - set(kinds)):
+            raise UsageError(f"model description: unknown key {unknown[0]!r}")
+        for name, most in (("num_classes", 10_000_000), ("in_chans", 10_000), ("img_size", 100_000)):
+            if not 1 <= data[name] <= most:
+                raise UsageError(f"model description: {name} is {data[name]}, it should lie in 1..{most}")
+        return cls(**{**data, "inflation": _inflation_from_json(data["inflation"])})
+
+
+def _inflation_from_json(document: Mapping[str, Any]) -> Inflation:
+    plain = asdict(Inflation())
+    if set(document) != set(plain):
+        raise UsageError(f"model description: inflation should have the keys {', '.join(plain)}")
+    width, kernels, stem = document["width"], document["kernels"], document["stem"]
+    whole = all(document[name] is None or type(document[name]) is int for name in ("branches", "growth"))
+    if (
+        not isinstance(width, int | float)
+        or isinstance(width, bool)
+        or not isinstance(kernels, list | tuple)
+        or not all(type(k) is int for k in kernels)
+        or not isinstance(stem, str)
+        or not isinstance(document["surrogate_pools"], bool)
+        or not whole
+    ):
+        raise UsageError(f"model description: inflation has a value of the wrong type: {dict(document)!r}")
+    return Inflation(**{**document, "width": float(width), "kernels": tuple(kernels)})
+
+
+class ZooPlugin(ABC):
+    """A family of networks. Import torch only inside `build`: listing has to be instant.
+
+    Class attributes:
+        name: the family's name, unique among installed plugins.
+        api_version: the API_VERSION that the plugin was written for.
+        options: the fields of Inflation that the family understands, besides none.
+    """
+
+    name: ClassVar[str]
+    api_version: ClassVar[int] = API_VERSION
+    options: ClassVar[frozenset[str]] = frozenset({"width"})
+
+    @abstractmethod
+    def architectures(self) -> Sequence[ArchitectureInfo]:
+        """The named architectures, without importing torch."""
+
+    def matches(self, arch: str) -> bool:
+        """Whether the family builds `arch`; override for patterns such as shakeshake26_2x<W>d."""
+        return any(info.name == arch for info in self.architectures())
+
+    def info(self, arch: str) -> ArchitectureInfo | None:
+        """The static description of `arch`; None for one that only the pattern matches."""
+        return next((info for info in self.architectures() if info.name == arch), None)
+
+    @abstractmethod
+    def build(
+        self,
+        arch: str,
+        inflation: Inflation,
+        *,
+        num_classes: int,
+        in_chans: int,
+        img_size: int,
+        pretrained: bool = False,
+    ) -> nn.Module:
+        """The inflated network. `forward` returns logits [B, num_classes]."""
+
+    @abstractmethod
+    def gate_groups(self, model: nn.Module) -> Mapping[str, Sequence[int]]:
+        """Name of each Conv2d or Linear whose inputs are gated -> sizes of its input groups, summing to its inputs."""

@@ -1,0 +1,150 @@
+"""The sample stage: candidates drawn from a run's posterior, kept as bit-packed masks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pgnas_cli.errors import RunError
+from pgnas_cli.posterior.candidate import Candidate, pack, unpack
+from pgnas_cli.posterior.sampling import resolve, sample_candidates
+from pgnas_cli.run import RunDirectory, expect, load_tensors, read_jsonl, save_tensors, write_jsonl
+from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.loop import trained_supernet
+
+MASKS = "candidates.safetensors"
+ROWS = "candidates.jsonl"
+
+
+def sample(
+    run: RunDirectory,
+    n: int = 100,
+    *,
+    strategy: str = "posterior",
+    drop_prob: float | None = None,
+    seed: int = 0,
+    max_params: float | None = None,
+    max_macs: float | None = None,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Draw distinct candidates from a run's posterior and keep them in the run.
+
+    Args:
+        run: a trained run.
+        n: how many.
+        strategy: "posterior", or "uniform" at the rate `drop_prob` (a run that was trained with --fixed-drop draws at
+            its own rate if none is named).
+        drop_prob: rate of the uniform strategy.
+        seed: of the draws.
+        max_params, max_macs: limits of the exact cost.
+        force: draw again although a ranking has used the last candidates.
+        progress: called with the number of candidates found.
+
+    Returns:
+        The record that run.json keeps, with `warnings`, a list of lines for the user.
+
+    Raises:
+        RunError: the run has not been trained, or a later stage has used the candidates.
+        UsageError: see `sample_candidates`.
+    """
+    run.begin("sample", force=force)
+    net = trained_supernet(run)
+    posterior = net.posterior()
+    trained_rate = run.require("train").get("fixed_drop")
+    if strategy == "uniform" and drop_prob is None and isinstance(trained_rate, float):
+        drop_prob = trained_rate
+    warnings = []
+    if strategy == "uniform" and drop_prob != trained_rate:
+        trained = "with a learned posterior" if trained_rate is None else f"at {trained_rate:g}"
+        warnings.append(
+            f"the supernet was trained {trained}, candidates are drawn uniformly at {drop_prob}: "
+            "a fair uniform baseline is trained and drawn at the same rate (train --fixed-drop)"
+        )
+    distribution = resolve(posterior, strategy, drop_prob)
+    started = time.perf_counter()
+    found, report = sample_candidates(
+        distribution, n, strategy=strategy, assess=net.assess, seed=seed, max_params=max_params, max_macs=max_macs,
+        progress=progress,
+    )  # fmt: skip
+    if len(found) < n:
+        warnings.append(
+            f"{len(found)} distinct candidates in {report.draws} draws, {n} were asked for "
+            f"({report.duplicates} repeated, {report.too_large} above the limits, {report.unusable} unusable)"
+        )
+    digest = write_candidates(run, net, found)
+    sizes = [candidate.params for candidate in found]
+    macs = [candidate.macs for candidate in found]
+    record = {
+        "candidates": len(found),
+        "asked": n,
+        "strategy": strategy,
+        "drop_prob": drop_prob,
+        "seed": seed,
+        "max_params": max_params,
+        "max_macs": max_macs,
+        "draws": report.draws,
+        "duplicates": report.duplicates,
+        "unusable": report.unusable,
+        "too_large": report.too_large,
+        "params": {"mean": sum(sizes) / len(sizes), "min": min(sizes), "max": max(sizes)},
+        "macs": {"mean": sum(macs) / len(macs), "min": min(macs), "max": max(macs)},
+        "sha256": digest,
+        "seconds": time.perf_counter() - started,
+    }
+    run.finish("sample", record)
+    return {**record, "warnings": warnings}
+
+
+def write_candidates(run: RunDirectory, net: Supernet, candidates: list[Candidate]) -> str:
+    """Write masks and summaries; returns the hash that both carry."""
+    bits = pack([candidate.masks for candidate in candidates])
+    layout = json.dumps({name: gate.channels for name, gate in net.gates.items()})
+    digest = hashlib.sha256(layout.encode() + bits.tobytes()).hexdigest()
+    run.drop_after("sample")
+    save_tensors(run.path / MASKS, {"masks": torch.from_numpy(bits)}, {"layout": layout, "sha256": digest})
+    header = {"sha256": digest, "candidates": len(candidates)}
+    write_jsonl(run.path / ROWS, [header, *(candidate.summary() for candidate in candidates)])
+    return digest
+
+
+def read_candidates(run: RunDirectory) -> list[Candidate]:
+    """The candidates of a run.
+
+    Raises:
+        RunError: there are none, or the two files do not belong together.
+    """
+    hint = f"pgnas sample --force --run {run.path} draws them anew"
+    run.require("sample")
+    tensors, metadata = load_tensors(run.path / MASKS, hint=hint)
+    header, *rows = read_jsonl(run.path / ROWS, hint=hint) or [{}]
+    digest = expect(header, "sha256", str, run.path / ROWS, hint=hint)
+    try:
+        layout = json.loads(metadata["layout"])
+        bits = tensors["masks"].numpy()
+    except (KeyError, ValueError):
+        raise RunError(f"{run.path / MASKS} holds no masks", hint) from None
+    actual = hashlib.sha256(metadata["layout"].encode() + bits.tobytes()).hexdigest()
+    if not digest == metadata.get("sha256") == actual or len(rows) != len(bits):
+        raise RunError(f"{MASKS} and {ROWS} in {run.path} do not belong together", hint)
+    return [_candidate(masks, row, run, hint) for masks, row in zip(unpack(bits, layout), rows, strict=True)]
+
+
+def _candidate(masks: Any, row: dict[str, Any], run: RunDirectory, hint: str) -> Candidate:
+    path = run.path / ROWS
+    log_prob = row.get("log_prob")
+    candidate = Candidate(
+        masks,
+        expect(row, "strategy", str, path, hint=hint),
+        expect(row, "params", int, path, hint=hint),
+        expect(row, "macs", int, path, hint=hint),
+        float(log_prob) if isinstance(log_prob, int | float) else float("nan"),
+    )
+    if candidate.id != row.get("id"):
+        raise RunError(f"{path}: the masks of {row.get('id')} have the identity {candidate.id}", hint)
+    return candidate

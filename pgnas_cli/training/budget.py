@@ -1,0 +1,203 @@
+"""Holding the expected size of the network at a target while the posterior trains.
+
+E[parameters] of the compact network is a differentiable function C of the drop logits a. The constrained problem
+
+    minimise loss(a)   subject to   C(a) = target
+
+has the stationarity condition  dloss/da + lambda * dC/da = 0. Instead of integrating the violation into lambda, which
+stalls when logits saturate, each step solves for it. The gates' optimiser makes its own step with preconditioner P
+(Adam: 1 / sqrt of the second moment; SGD: 1); then a is moved along -P * dC/da by the one multiplier lambda that brings
+C to the target (Newton's method on a scalar, C being smooth and monotone in each logit). Optimiser step and correction
+together are the optimiser's step on loss + lambda * C, so a fixed point satisfies the condition above; and the target
+is met at every step, not only in the limit.
+
+The target falls linearly from the initial expectation to its final value, so that no group is dropped before the
+likelihood has had a say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pgnas_cli.errors import UsageError
+from pgnas_cli.supernet.supernet import Supernet
+
+LOGIT_BOUND = 6.0
+"""Drop logits stay within +-6 (p within 0.0025 .. 0.9975): beyond, the relaxed sample has no gradient left."""
+LARGEST_MOVE = 1.0
+"""A single correction moves no logit further than this."""
+
+
+def resolve_target(text: str, whole: int) -> float:
+    """ "0.5x" of `whole`, or "12M", as a number.
+
+    Raises:
+        UsageError: neither, or not above 0.
+    """
+    units = {"x": float(whole), "k": 1e3, "m": 1e6, "g": 1e9}
+    stripped = text.strip().lower()
+    try:
+        value = float(stripped[:-1]) * units[stripped[-1]] if stripped[-1:] in units else float(stripped)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(
+            f"--target-params {text!r} is no size", "write 0.5x for half of the supernet, or a number such as 12M"
+        )
+    return value
+
+
+def clamp_logits(logits: Sequence[Tensor], bound: float = LOGIT_BOUND) -> None:
+    """Keep drop logits within +-bound, in place."""
+    with torch.no_grad():
+        for logit in logits:
+            logit.clamp_(-bound, bound)
+
+
+def reachable(net: Supernet, bound: float = LOGIT_BOUND) -> tuple[float, float]:
+    """Smallest and largest E[parameters] that drop logits within +-bound can give."""
+    logits = net.gate_parameters()
+    saved = [logit.detach().clone() for logit in logits]
+    found = []
+    with torch.no_grad():
+        for extreme in (bound, -bound):
+            for logit in logits:
+                logit.fill_(extreme)
+            found.append(float(net.cost().expected_params))
+        for logit, old in zip(logits, saved, strict=True):
+            logit.copy_(old)
+    return found[0], found[1]
+
+
+def uniform_rate(net: Supernet, target: float) -> float:
+    """The constant drop probability at which E[parameters] of the compact network is `target`.
+
+    Bisection: the expectation falls monotonically with the rate.
+
+    Raises:
+        UsageError: the target is above the whole network or below what a rate of 0.999 leaves.
+    """
+    gates = list(net.gates.values())
+    saved = [gate.fixed_drop for gate in gates]
+
+    @torch.no_grad()
+    def size(rate: float) -> float:
+        for gate in gates:
+            gate.fixed_drop = rate
+        return float(net.cost().expected_params)
+
+    try:
+        low, high = 0.0, 0.999
+        largest, smallest = size(low), size(high)
+        if not smallest <= target <= largest:
+            raise UsageError(
+                f"no constant drop rate gives {target:.0f} parameters: the range is {smallest:.0f} to {largest:.0f}",
+                "--fixed-drop 0.5x",
+            )
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if size(middle) > target else (low, middle)
+        return (low + high) / 2
+    finally:
+        for gate, old in zip(gates, saved, strict=True):
+            gate.fixed_drop = old
+
+
+class ParameterBudget:
+    """Holds E[parameters] of a supernet at a target that falls over the course of training.
+
+    Args:
+        net: the supernet.
+        target: final E[parameters].
+        start, reached: shares of training between which the target falls.
+
+    Raises:
+        UsageError: no drop probabilities reach the target.
+    """
+
+    def __init__(self, net: Supernet, target: float, *, start: float, reached: float) -> None:
+        smallest, largest = reachable(net)
+        if not smallest <= target <= largest:
+            raise UsageError(
+                f"E[parameters] cannot be held at {target:.0f}: the gates reach {smallest:.0f} to {largest:.0f}",
+                f"--target-params {math.ceil(100 * 1.05 * smallest / net.kept_cost().params) / 100:.2f}x",
+            )
+        self.net = net
+        self.target = target
+        self.start, self.reached = start, reached
+        with torch.no_grad():
+            self.initial = float(net.cost().expected_params)
+        self.multiplier = 0.0
+        self.expected = self.initial
+
+    def target_at(self, progress: float) -> float:
+        """The target after a share `progress` of training."""
+        if progress >= self.reached:
+            return self.target
+        if progress <= self.start:
+            return self.initial
+        share = (progress - self.start) / (self.reached - self.start)
+        return self.initial + share * (self.target - self.initial)
+
+    def correct(
+        self, progress: float, metric: Callable[[nn.Parameter], Tensor | float], *, tolerance: float = 2e-3
+    ) -> None:
+        """Bring E[parameters] to the target of this moment, along -P * dC/da.
+
+        Before `start` the size is free. One or two Newton steps are usual; a saturated posterior may need more.
+
+        Args:
+            progress: share of training done.
+            metric: parameter -> P, the step that its optimiser makes for a unit gradient.
+            tolerance: relative error of E[parameters] that ends the iteration.
+        """
+        if progress < self.start:
+            return
+        wanted = self.target_at(progress)
+        logits = self.net.gate_parameters()
+        scales = [metric(logit) for logit in logits]
+        total = 0.0
+        for _ in range(20):
+            expected = self.net.cost().expected_params
+            self.expected = float(expected.detach())
+            gap = wanted - self.expected
+            if abs(gap) <= tolerance * wanted:
+                break
+            total += self._newton(logits, scales, torch.autograd.grad(expected, logits), gap)
+        else:
+            with torch.no_grad():
+                self.expected = float(self.net.cost().expected_params)
+        self.multiplier = 0.9 * self.multiplier + 0.1 * total
+
+    @staticmethod
+    @torch.no_grad()
+    def _newton(
+        logits: Sequence[Tensor], scales: Sequence[Tensor | float], slopes: Sequence[Tensor], gap: float
+    ) -> float:
+        """One step along P * slope that would close `gap` if C were linear; returns lambda."""
+        directions = []
+        for logit, scale, slope in zip(logits, scales, slopes, strict=True):
+            # slope < 0: a larger drop logit, a smaller network. What would leave the bounds stays where it is.
+            outward = torch.where((slope * gap) > 0, logit >= LOGIT_BOUND, logit <= -LOGIT_BOUND)
+            directions.append(torch.where(outward, 0.0, slope * scale))
+        curvature = float(sum((slope * step).sum() for slope, step in zip(slopes, directions, strict=True)))
+        if curvature <= 0.0:
+            return 0.0
+        amount = gap / curvature
+        longest = abs(amount) * max(float(step.abs().max()) for step in directions)
+        amount *= min(1.0, LARGEST_MOVE / longest)
+        for logit, step in zip(logits, directions, strict=True):
+            logit.add_(step, alpha=amount).clamp_(-LOGIT_BOUND, LOGIT_BOUND)
+        return -amount
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"initial": self.initial, "multiplier": self.multiplier, "expected": self.expected}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Go on from a checkpoint."""
+        self.initial, self.multiplier, self.expected = state["initial"], state["multiplier"], state["expected"]

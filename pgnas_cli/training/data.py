@@ -1,0 +1,326 @@
+"""Data sets by name: find one, split it, and read it in batches.
+
+    data = open_data("torch/fashion_mnist", data_dir=Path("data"), seed=0)
+    for x, y in data.train_batches(epoch=3, batch_size=128, device="cuda"): ...
+
+What a training epoch yields depends on (seed, epoch) only: not on what was drawn before, on the device, on the
+number of workers, or on the process. So a resumed run needs nothing of this restored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pgnas_cli.errors import DataError, UsageError, nearest
+from pgnas_cli.training import sources
+from pgnas_cli.training.memory import ArrayStore, Batch, Epoch, Normalisation, Store, generator_from
+from pgnas_cli.training.splits import cut_selection, limit_examples
+
+Split = Literal["train", "selection", "test"]
+
+SELECTION = 0.1
+TIMM_PREFIXES = ("hfds", "hfids", "wds", "tfds")
+DIGITS_NOTICE = "no data named: using the embedded digits (8x8, 1797 images); name your own with --data folder:DIR"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One split: the positions `index` (int64, in a seeded order) in `store`."""
+
+    store: Store
+    index: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n], in the order of `index`."""
+        return self.store.labels[self.index]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """An opened data set; make one with open_data.
+
+    Attributes:
+        name: the data spec, such as "digits" or "folder:photos".
+        class_names: in the order of the labels.
+        in_chans, img_size: images are float32 [in_chans, img_size, img_size].
+        norm: x = (pixel / 255 - mean) / std, per channel.
+        seed: of splits, order and augmentation.
+    """
+
+    name: str
+    class_names: list[str]
+    in_chans: int
+    img_size: int
+    norm: Normalisation
+    seed: int
+    parts: Mapping[str, Part] = field(repr=False)
+    about: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.norm.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.norm.std
+
+    @property
+    def num_train(self) -> int:
+        return len(self.parts["train"].index)
+
+    @property
+    def num_selection(self) -> int:
+        return len(self.parts["selection"].index)
+
+    @property
+    def num_test(self) -> int:
+        return len(self.parts["test"].index)
+
+    def num_train_batches(self, batch_size: int, world_size: int = 1) -> int:
+        """How many batches train_batches yields.
+
+        A last incomplete batch is dropped, unless it is the only one.
+
+        Raises:
+            UsageError: batch_size is below 1.
+            DataError: no process would get more than one image in its only batch (BatchNorm needs two).
+        """
+        if batch_size < 1:
+            raise UsageError(f"a batch size of {batch_size}; expected 1 or more", "set --batch-size")
+        share = self.num_train // world_size
+        if share < 2:
+            raise DataError(
+                f"{self.name}: {self.num_train} training images for {world_size} processes: the only batch would "
+                f"hold {min(share, 1)} image, and BatchNorm needs two",
+                "raise --limit-train or add images",
+            )
+        return max(1, share // batch_size)
+
+    def train_batches(
+        self,
+        epoch: int,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[Batch]:
+        """The training images once, shuffled and augmented.
+
+        Args:
+            epoch: which one; order and augmentation depend on (seed, epoch) only.
+            batch_size: images a batch, per process.
+            rank, world_size: this process takes every world_size-th image, beginning with the rank-th; all get
+                equally many.
+
+        Returns:
+            An iterator of (x float32 [B, C, H, W], normalised; y int64 [B]), both on `device`.
+
+        Raises:
+            UsageError, DataError: as num_train_batches does, at once; DataError while iterating if an image
+                cannot be read.
+        """
+        batches = self.num_train_batches(batch_size, world_size)
+        part, key = self.parts["train"], f"{self.seed}/epoch/{epoch}"
+        order = part.index[torch.randperm(self.num_train, generator=generator_from(key + "/order"))]
+        take = torch.arange(rank, self.num_train, world_size)[: min(batches * batch_size, self.num_train // world_size)]
+        return part.store.train_batches(Epoch(order, take, key), batch_size, torch.device(device), self.norm)
+
+    def eval_batches(
+        self, split: Split, batch_size: int, device: torch.device | str = "cpu", limit: int | None = None
+    ) -> Iterator[Batch]:
+        """The images of a split once, not augmented, always in the same order; the last batch may be smaller.
+
+        The order is shuffled once by the seed, so that the first `limit` images are a fair sample, and a larger
+        limit adds to those of a smaller one.
+
+        Returns:
+            An iterator of (x float32 [B, C, H, W], normalised; y int64 [B]), both on `device`.
+        """
+        if batch_size < 1:
+            raise UsageError(f"a batch size of {batch_size}; expected 1 or more", "set --batch-size")
+        if limit is not None and limit < 1:
+            raise UsageError(f"a limit of {limit} images; expected 1 or more", "leave the limit out for all images")
+        part = self.parts[split]
+        return part.store.eval_batches(part.index[:limit], batch_size, torch.device(device), self.norm)
+
+    def probe(self, n: int) -> Tensor:
+        """The first `n` selection images (fewer if there are fewer), normalised float32 [n, C, H, W] on the CPU."""
+        return next(iter(self.eval_batches("selection", n, limit=n)))[0]
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json keeps, JSON-ready.
+
+        `selection_sha256` is over the positions and labels of the selection split, in their order, as
+        little-endian int64: it changes when the files, the seed or the share do.
+        """
+        selection = self.parts["selection"]
+        digest = hashlib.sha256()
+        for values in (selection.index, selection.labels):
+            digest.update(values.numpy().astype("<i8").tobytes())
+        return {
+            "spec": self.name,
+            **self.about,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "in_chans": self.in_chans,
+            "img_size": self.img_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "num_train": self.num_train,
+            "num_selection": self.num_selection,
+            "num_test": self.num_test,
+            "seed": self.seed,
+            "selection_sha256": digest.hexdigest(),
+        }
+
+
+def open_data(
+    spec: str,
+    *,
+    data_dir: Path | None = None,
+    selection: float = SELECTION,
+    limit_train: int | None = None,
+    seed: int = 0,
+    img_size: int | None = None,
+    in_chans: int | None = None,
+    cutout: int = 0,
+    workers: int | None = None,
+    memory_limit: int = 2**30,
+) -> Data:
+    """Finds, checks and splits a data set; downloads nothing.
+
+    Args:
+        spec: digits, folder:DIR (or an existing folder), torch/NAME, or hfds/NAME.
+        data_dir: where torchvision sets lie (default ./data), or the cache of hfds.
+        selection: share (below 1) or count (1 and more) of training images for the selection split, for sets
+            that do not bring one.
+        limit_train: train on this many images only, stratified, taken after the cut.
+        seed: of splits, order and augmentation.
+        img_size: height and width to scale to; None for the set's own (224 for files).
+        in_chans: 1 or 3; None for the set's own (3 for files).
+        cutout: side of the cutout square in pixels (sets in memory); 0 for none.
+        workers: loader processes for files; None for min(4, CPUs).
+        memory_limit: bytes; larger torchvision sets are read through a loader.
+
+    Raises:
+        UsageError: an unknown spec or an impossible option.
+        DataError: the set is missing, damaged, or does not fit the options.
+    """
+    _check_options(selection, limit_train, img_size, in_chans, cutout, workers)
+    if workers is None:
+        workers = min(4, os.cpu_count() or 1)
+    source = _open_source(spec, data_dir, sources.Reading(img_size, in_chans, cutout, workers, memory_limit))
+    if len(source.class_names) < 2:
+        raise DataError(f"{spec}: only one class, {source.class_names[0]!r}", "classification needs two or more")
+    train = torch.arange(len(source.train.labels))
+    if source.selection is None:
+        train, chosen = cut_selection(source.train.labels, selection, seed, spec)
+        held_out, rule = source.train, "selection cut from train, stratified, by the seed"
+    else:
+        if selection != SELECTION:
+            raise UsageError(
+                f"{spec} brings its own selection split, so a selection of {selection:g} cannot be cut",
+                "leave --selection out",
+            )
+        held_out, chosen, rule = source.selection, torch.arange(len(source.selection.labels)), "the set's own splits"
+    if limit_train is not None:
+        train = limit_examples(source.train.labels, train, limit_train, seed, spec)
+    members = {
+        "train": (source.train, train),
+        "selection": (held_out, chosen),
+        "test": (source.test, torch.arange(len(source.test.labels))),
+    }
+    parts = {
+        name: Part(store, index[torch.randperm(len(index), generator=generator_from(f"{seed}/split/{name}"))])
+        for name, (store, index) in members.items()
+    }
+    norm = source.norm
+    if norm is None:
+        assert isinstance(source.train, ArrayStore)
+        norm = source.train.statistics(train)
+    about = {
+        "location": None if source.location is None else str(source.location.absolute()),
+        "split_rule": rule,
+        "selection": selection if source.selection is None else None,
+        "limit_train": limit_train,
+        "in_memory": isinstance(source.train, ArrayStore),
+    }
+    return Data(spec, source.class_names, source.in_chans, source.img_size, norm, seed, parts, about)
+
+
+def find_data(option: str | None, recipe: str | None, environ: Mapping[str, str], cwd: Path) -> tuple[str, str | None]:
+    """Which data set is meant: --data, else the recipe's, else $PGNAS_DATA, else ./data, else digits.
+
+    Returns:
+        (spec, notice): the spec, and a line to show if nobody named it.
+    """
+    named = option or recipe or environ.get("PGNAS_DATA")
+    if named:
+        is_folder = not _is_known(named) and (cwd / named).is_dir()
+        return (f"folder:{named}" if is_folder else named), None
+    local = cwd / "data"
+    if (local / "train").is_dir() and (local / "val").is_dir():
+        return "folder:./data", "no data named: using the folder ./data; name another with --data"
+    return "digits", DIGITS_NOTICE
+
+
+def _is_known(spec: str) -> bool:
+    return spec == "digits" or spec.startswith("folder:") or spec.partition("/")[0].lower() in ("torch", *TIMM_PREFIXES)
+
+
+def _open_source(spec: str, data_dir: Path | None, reading: sources.Reading) -> sources.Source:
+    prefix, _, rest = spec.partition("/")
+    if spec == "digits":
+        return sources.open_digits(reading)
+    if spec.startswith("folder:") and len(spec) > len("folder:"):
+        return sources.open_folder(Path(spec.removeprefix("folder:")).expanduser(), reading)
+    if prefix.lower() == "torch" and rest.lower() in sources.TORCH_SETS:
+        return sources.open_torch(rest.lower(), data_dir or Path("data"), reading)
+    if prefix.lower() == "hfds" and rest:
+        return sources.open_hfds(spec, data_dir, reading)
+    if prefix.lower() in TIMM_PREFIXES and rest:
+        sources.refuse_stream(spec)
+    if not _is_known(spec) and Path(spec).is_dir():
+        return sources.open_folder(Path(spec), reading)
+    known = ["digits", "folder:DIR", *(f"torch/{name}" for name in sources.TORCH_SETS)]
+    near = nearest(spec, [*known, *sources.TORCH_SETS])
+    raise UsageError(
+        f"unknown data set {spec!r}" + (f"; did you mean {near}?" if near else ""),
+        f"use one of {', '.join(known)}, hfds/NAME",
+    )
+
+
+def _check_options(
+    selection: float,
+    limit_train: int | None,
+    img_size: int | None,
+    in_chans: int | None,
+    cutout: int,
+    workers: int | None,
+) -> None:
+    if not selection > 0 or (selection >= 1 and selection != int(selection)):
+        raise UsageError(f"a selection of {selection:g}", "give a share such as 0.1, or a whole number of images")
+    if limit_train is not None and limit_train < 1:
+        raise UsageError(f"--limit-train {limit_train}; expected 1 or more", "leave it out to train on all images")
+    if img_size is not None and img_size < 1:
+        raise UsageError(f"--img-size {img_size}; expected 1 or more", "leave it out for the set's own size")
+    if in_chans not in (None, 1, 3):
+        raise UsageError(f"{in_chans} input channels; expected 1 or 3", "leave it out for the set's own")
+    if cutout < 0:
+        raise UsageError(f"a cutout of {cutout} pixels; expected 0 or more", "use 0 for none")
+    if workers is not None and workers < 0:
+        raise UsageError(f"{workers} workers; expected 0 or more", "use 0 to read images in this process")

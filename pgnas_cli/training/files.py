@@ -1,0 +1,166 @@
+"""Images read from files by timm's loader, with every random draw tied to its place in the epoch."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pgnas_cli.errors import DataError
+from pgnas_cli.training.memory import Batch, Epoch, Normalisation, Store, generator_from, seed_from
+
+TINY = 64  # up to this size images are not cropped to a small part nor jittered in colour
+
+
+@contextmanager
+def seeded(key: str) -> Iterator[None]:
+    """Seeds torch's CPU generator, numpy and random from `key`; gives all three their states back at the end."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = seed_from(key)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class ImageList(Dataset[tuple[Tensor, int]]):
+    """The images of `dataset` (timm's or torchvision's) at `index`, in that order.
+
+    Args:
+        dataset: map-style, its own transform unset; item i is (PIL image, label).
+        index: int64 [n].
+        labels: int64 [N], of the whole data set.
+        mode: PIL mode, "RGB" or "L".
+        epoch: None, or the epoch whose share `index` is: everything random in an image's transform is derived
+            from its key and the image's place in it, so that neither workers nor anybody else's use of the
+            global generators changes it.
+    """
+
+    transform: Callable[[Image.Image], Tensor]
+
+    def __init__(self, dataset: Any, index: Tensor, labels: Tensor, mode: str, epoch: Epoch | None) -> None:
+        self.dataset = dataset
+        self.index = index
+        self.labels = labels
+        self.mode = mode
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        position = int(self.index[place])
+        image = self._read(position)
+        label = int(self.labels[position])
+        if self.epoch is None:
+            return self.transform(image), label
+        with seeded(f"{self.epoch.key}/image/{int(self.epoch.take[place])}"):
+            return self.transform(image), label
+
+    def _read(self, position: int) -> Image.Image:
+        # Not timm's own __getitem__: it silently puts another image in the place of one that it cannot read.
+        try:
+            if hasattr(self.dataset, "reader"):
+                with self.dataset.reader[position][0] as stream:
+                    return Image.open(stream).convert(self.mode)
+            return self.dataset[position][0].convert(self.mode)
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"cannot read the image {self._name(position)}", "replace it or remove it") from error
+
+    def _name(self, position: int) -> str:
+        if hasattr(self.dataset, "reader"):
+            return str(self.dataset.reader.filename(position, absolute=True))
+        samples = getattr(self.dataset, "samples", None)
+        return str(samples[position][0]) if samples else f"number {position}"
+
+
+class FileStore(Store):
+    """Image files, decoded and scaled by timm's loader.
+
+    Args:
+        dataset: timm's ImageDataset or a torchvision data set, without a transform.
+        labels: int64 [N].
+        img_size: height and width of what comes out.
+        in_chans: 1 or 3.
+        flip: whether a mirrored image is still of its class.
+        workers: loader processes; 0 reads in this process. Batches do not depend on it.
+    """
+
+    def __init__(self, dataset: Any, labels: Tensor, *, img_size: int, in_chans: int, flip: bool, workers: int) -> None:
+        self.dataset = dataset
+        self.labels = labels
+        self.img_size = img_size
+        self.in_chans = in_chans
+        self.flip = flip
+        self.workers = workers
+
+    def train_batches(
+        self, epoch: Epoch, batch_size: int, device: torch.device, norm: Normalisation
+    ) -> Iterator[Batch]:
+        """timm's random resized crops, flips and, above 64 pixels, colour jitter; see Store."""
+        from timm.data.transforms_factory import create_transform
+
+        images = self._images(epoch.order[epoch.take], epoch)
+        gentle: dict[str, Any] = {"scale": (0.8, 1.0), "color_jitter": None} if self.img_size <= TINY else {}
+        transform = create_transform(
+            (self.in_chans, self.img_size, self.img_size),
+            is_training=True,
+            use_prefetcher=True,
+            hflip=0.5 if self.flip else 0.0,
+            **gentle,
+        )
+        return self._load(images, batch_size, device, norm, transform)
+
+    def eval_batches(
+        self, index: Tensor, batch_size: int, device: torch.device, norm: Normalisation
+    ) -> Iterator[Batch]:
+        """Scaled and cropped at the centre as timm does (whole image up to 64 pixels); see Store."""
+        return self._load(self._images(index, None), batch_size, device, norm, None)
+
+    def _images(self, index: Tensor, epoch: Epoch | None) -> ImageList:
+        return ImageList(self.dataset, index, self.labels, "RGB" if self.in_chans == 3 else "L", epoch)
+
+    def _load(
+        self, images: Any, batch_size: int, device: torch.device, norm: Normalisation, transform: Any
+    ) -> Iterator[Batch]:
+        from timm.data.loader import create_loader
+
+        # The order is already in `images`, so even training loads "for evaluation": no shuffling by the loader.
+        loader = create_loader(
+            images,
+            input_size=(self.in_chans, self.img_size, self.img_size),
+            batch_size=batch_size,
+            is_training=False,
+            mean=norm.mean,
+            std=norm.std,
+            num_workers=min(self.workers, -(-len(images) // batch_size)),
+            crop_pct=1.0 if self.img_size <= TINY else None,
+            pin_memory=device.type == "cuda",
+            device=device,
+            persistent_workers=False,
+        )
+        if transform is not None:
+            images.transform = transform
+        loader.loader.generator = generator_from("loader")  # else each pass draws from the global generator
+        try:
+            yield from loader
+        except DataError as error:
+            # An error that a worker raised keeps the loader's iterator in a reference cycle (torch's reraise), and
+            # collecting that stalls for 5 s a worker: let go of it here, where its workers end at once.
+            traceback.clear_frames(error.__traceback__)
+            # From a worker the message comes wrapped in its traceback; the last line is ours.
+            line = str(error).strip().splitlines()[-1].removeprefix("pgnas_cli.errors.DataError: ")
+            raise DataError(line, error.hint or "replace it or remove it") from error

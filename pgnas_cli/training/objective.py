@@ -1,0 +1,103 @@
+"""The loss, and how well a network does on labelled images.
+
+    loss = cross_entropy + kl + ungated penalty
+    kl   = (1/N) * sum over groups [ l2 * (1 - p) * ||W_group||^2 + K_group * KL(Bern(p) || Bern(u0)) ]
+
+Zhou et al. 2020, Eq. 11-16. Shape suffixes: B examples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.supernet.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalar tensors.
+
+    Args:
+        cross_entropy: mean over the batch, in nats.
+        kl: both KL terms, divided by N.
+        penalty: l2 / N * ||W||^2 of the ungated convolutions.
+    """
+
+    cross_entropy: Tensor
+    kl: Tensor
+    penalty: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.cross_entropy + self.kl + self.penalty
+
+
+class Objective:
+    """The loss of a recipe on a supernet.
+
+    Args:
+        recipe: gives l2, N, u0 and the label smoothing.
+        num_train: number of training images, which decides N and l2 where the recipe leaves them open.
+    """
+
+    def __init__(self, recipe: Recipe, num_train: int) -> None:
+        self.num_examples = recipe.resolved_num_examples(num_train)
+        self.l2 = recipe.resolved_l2(num_train)
+        self.prior_drop = recipe.objective.prior_drop
+        self.ungated_l2 = self.l2 if recipe.objective.ungated_l2 else 0.0
+        self.label_smoothing = recipe.objective.label_smoothing
+
+    def __call__(self, net: Supernet, logits_BC: Tensor, labels_B: Tensor) -> Losses:
+        cross_entropy = F.cross_entropy(logits_BC.float(), labels_B, label_smoothing=self.label_smoothing)
+        kl = net.kl(l2=self.l2, num_examples=self.num_examples, prior_drop=self.prior_drop)
+        penalty = self.ungated_l2 / self.num_examples * net.ungated_penalty() if self.ungated_l2 else kl.new_zeros(())
+        return Losses(cross_entropy, kl, penalty)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a network does on a set of images.
+
+    Args:
+        correct: images whose largest logit is the label's.
+        n: images.
+        log_likelihood: mean log-probability of the label, in nats.
+    """
+
+    correct: int
+    n: int
+    log_likelihood: float
+
+    @property
+    def accuracy(self) -> float:
+        """correct / n."""
+        return self.correct / self.n
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """Score a network, in the mode that it is in.
+
+    Logits that are not finite count as wrong, with a log-likelihood of minus infinity.
+
+    Raises:
+        ValueError: there are no batches.
+    """
+    correct = n = 0
+    log_likelihood = 0.0
+    for images, labels in batches:
+        logits_BC = model(images).float()
+        log_prob_B = torch.log_softmax(logits_BC, 1).gather(1, labels[:, None])[:, 0]
+        finite_B = logits_BC.isfinite().all(1)
+        correct += int(((logits_BC.argmax(1) == labels) & finite_B).sum())
+        log_likelihood += float(torch.where(finite_B, log_prob_B.double(), -torch.inf).sum())
+        n += len(labels)
+    if n == 0:
+        raise ValueError("no images to evaluate on")
+    return Score(correct, n, log_likelihood / n)

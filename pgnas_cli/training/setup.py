@@ -1,0 +1,188 @@
+"""Before the first step: the data, the recipe as it will be used, and a supernet that fits the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from pgnas_cli import registry
+from pgnas_cli.errors import UsageError
+from pgnas_cli.plugin import BuildSpec
+from pgnas_cli.recipe import Adapted, Recipe
+from pgnas_cli.run import RunDirectory, load_tensors
+from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.budget import resolve_target, uniform_rate
+from pgnas_cli.training.data import Data, open_data
+
+FILE_SETS = ("folder:", "hfds/", "torch/image_folder", "torch/imagenet")
+"""Sets of image files, which take the supernet's image size; the others have a size of their own."""
+
+
+def choose_device(device: str = "auto", gpus: str | None = None) -> torch.device:
+    """The device that --device and --gpus name.
+
+    Args:
+        device: auto (cuda, else mps, else cpu), or a torch device.
+        gpus: comma-separated indices of GPUs.
+
+    Raises:
+        UsageError: it is not there, naming what is; or several were named.
+    """
+    count = torch.cuda.device_count()
+    here = ", ".join(
+        [f"cuda:{i}" for i in range(count)] + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
+    )
+    if gpus is not None:
+        try:
+            wanted = [int(part) for part in gpus.split(",")]
+        except ValueError:
+            raise UsageError(f"--gpus takes indices such as 0,1, not {gpus!r}", f"devices here: {here}") from None
+        if missing := [index for index in wanted if not 0 <= index < count]:
+            raise UsageError(
+                f"--gpus {gpus}: there is no GPU {missing[0]}", f"devices here: {here}; --device cpu trains on the CPU"
+            )
+        if len(wanted) > 1:
+            raise UsageError(f"--gpus {gpus}: this version trains on one GPU", f"--gpus {wanted[0]}")
+        return torch.device("cuda", wanted[0])
+    if device == "auto":
+        device = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"--device {device!r} is no device", f"devices here: {here}") from None
+    absent = (chosen.type == "cuda" and (chosen.index or 0) >= count) or (
+        chosen.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent or chosen.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {device}: it is not there", f"devices here: {here}")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the loop needs.
+
+    Args:
+        net: the supernet, with gates as the recipe wants them.
+        data: the opened data set.
+        recipe: resolved: nothing is left open.
+        notices: what was adapted, for the user.
+    """
+
+    net: Supernet
+    data: Data
+    recipe: Recipe
+    notices: tuple[str, ...]
+
+
+def open_run_data(
+    run: RunDirectory, recipe: Recipe, *, data_dir: Path | None = None, workers: int | None = None
+) -> Data:
+    """The data set that a recipe names, in the size that the run's supernet reads.
+
+    An image size or a number of channels that was named when the supernet was inflated scales the images; otherwise
+    image files take the supernet's size, and sets with a size of their own keep it. `data_dir` wins over the recipe's.
+    """
+    spec = registry.run_spec(run)
+    explicit = (run.stage("inflate") or {}).get("explicit", [])
+    name = recipe.data.name or "digits"
+    files = name.startswith(FILE_SETS)
+    folder = data_dir or (Path(recipe.data.dir) if recipe.data.dir else None)
+    return open_data(
+        name,
+        data_dir=folder,
+        selection=recipe.data.selection,
+        limit_train=recipe.data.limit_train,
+        seed=recipe.seed,
+        img_size=spec.img_size if files or "img_size" in explicit else None,
+        in_chans=spec.in_chans if (files or "in_chans" in explicit) and spec.in_chans in (1, 3) else None,
+        workers=workers,
+    )
+
+
+def prepare(run: RunDirectory, recipe: Recipe, data: Data, fixed_drop: str | None = None) -> Prepared:
+    """Load the inflated supernet, adapt it to the data as timm does, and resolve the recipe.
+
+    Where classes, channels or image size differ, the classifier and the stem are adapted and every other weight is
+    kept: the stem's input channels are summed or repeated (timm's adapt_input_conv), a classifier or a stem of another
+    shape starts anew.
+
+    Args:
+        run: an inflated run.
+        recipe: what was asked for.
+        data: the opened data set.
+        fixed_drop: a rate, or a size ("0.5x", "12M") that the constant rate is solved for.
+    """
+    spec = registry.run_spec(run)
+    wanted = {"num_classes": data.num_classes, "in_chans": data.in_chans, "img_size": data.img_size}
+    changes = {name: value for name, value in wanted.items() if getattr(spec, name) != value}
+    recipe = dataclasses.replace(recipe, adapted=Adapted(**changes))
+    adapted = registry.adapted_spec(spec, recipe)
+    net = registry.build(adapted)
+    tensors, _ = load_tensors(run.supernet_path, hint="pgnas inflate makes a new run")
+    notices = []
+    if changes:
+        started_anew = _load_adapted(net, tensors)
+        notices.append(_describe(spec, adapted, started_anew))
+    else:
+        registry.load_weights(net, tensors, str(run.supernet_path))
+    if fixed_drop is not None:
+        rate = _resolve_rate(net, fixed_drop)
+        recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, fixed_drop=rate))
+    registry.set_gates(net, recipe)
+    return Prepared(net, data, recipe, tuple(notices))
+
+
+def _resolve_rate(net: Supernet, text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        return uniform_rate(net, resolve_target(text, net.kept_cost().params))
+    if not 0 <= rate < 1:
+        raise UsageError(
+            f"--fixed-drop {text} was given, it should be at least 0 and below 1, or a size",
+            "--fixed-drop 0.4, or 0.5x",
+        )
+    return rate
+
+
+def _load_adapted(net: Supernet, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Load what fits, adapt the stem's channels; the names of the weights that start anew."""
+    own = net.state_dict()
+    loaded: dict[str, Any] = {}
+    anew = []
+    for name, fresh in own.items():
+        old = tensors.get(name)
+        if old is not None and old.shape == fresh.shape:
+            loaded[name] = old
+        elif (
+            old is not None
+            and old.ndim == 4
+            and old.shape[1] == 3
+            and old.shape[0] == fresh.shape[0]
+            and old.shape[2:] == fresh.shape[2:]
+        ):
+            loaded[name] = adapt_input_conv(fresh.shape[1], old)
+        else:
+            loaded[name] = fresh
+            anew.append(name.removeprefix("backbone."))
+    net.load_state_dict(loaded, strict=True)
+    return anew
+
+
+def _describe(before: BuildSpec, after: BuildSpec, anew: list[str]) -> str:
+    names = {"num_classes": "classes", "in_chans": "channels", "img_size": "image size"}
+    parts = [
+        f"{label} {getattr(before, name)} -> {getattr(after, name)}"
+        for name, label in names.items()
+        if getattr(before, name) != getattr(after, name)
+    ]
+    started = f"; starting anew: {', '.join(anew)}" if anew else ""
+    return f"adapted the supernet to the data: {', '.join(parts)}{started}"

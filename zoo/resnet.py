@@ -1,0 +1,70 @@
+"""timm's ResNets, wider or with parallel kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pgnas_cli.plugin import ArchitectureInfo, Inflation, ZooPlugin
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _info(name: str, params: int, macs: int, summary: str) -> ArchitectureInfo:
+    return ArchitectureInfo(name=name, params=params, macs=macs, summary=summary)
+
+
+ARCHITECTURES = (
+    _info("resnet18", 11_689_512, 1_814_073_344, "basic blocks"),
+    _info("resnet26", 15_995_176, 2_342_256_640, "bottlenecks"),
+    _info("resnet34", 21_797_672, 3_663_761_408, "basic blocks"),
+    _info("resnet50", 25_557_032, 4_089_184_256, "bottlenecks"),
+    _info("resnet101", 44_549_160, 7_801_405_440, "bottlenecks"),
+    _info("resnet152", 60_192_808, 11_513_626_624, "bottlenecks"),
+    _info("wide_resnet50_2", 68_883_240, 11_398_021_120, "bottlenecks of twice the inner width"),
+    _info("wide_resnet101_2", 126_886_696, 22_753_050_624, "bottlenecks of twice the inner width"),
+)
+
+
+class ResNetPlugin(ZooPlugin):
+    """Every convolution of every block, and of every shortcut, is gated, one group each. Stem and classifier are not.
+
+    width: the inner channels of each block, times W, rounded to a multiple of the number of kernels.
+    kernels: every 3x3 convolution becomes parallel convolutions that share its outputs, concatenated.
+    stem: for images up to 64 pixels a 3x3 convolution with stride 1, no pooling.
+    """
+
+    name = "resnet"
+    options = frozenset({"width", "kernels", "stem"})
+
+    def architectures(self) -> Sequence[ArchitectureInfo]:
+        return ARCHITECTURES
+
+    def build(
+        self,
+        arch: str,
+        inflation: Inflation,
+        *,
+        num_classes: int,
+        in_chans: int,
+        img_size: int,
+        pretrained: bool = False,
+    ) -> nn.Module:
+        import timm
+        from pgnas_zoo.resnet_net import inflate_resnet, use_small_stem
+
+        model = timm.create_model(arch, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained)
+        if inflation.small_stem(img_size):
+            use_small_stem(model)
+        inflate_resnet(model, width=inflation.width, kernels=inflation.kernels)
+        return model
+
+    def gate_groups(self, model: nn.Module) -> Mapping[str, Sequence[int]]:
+        from torch import nn
+
+        return {
+            name: [module.in_channels]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d) and name.startswith("layer")
+        }
