@@ -14,6 +14,7 @@ from pgnas_cli.commands._options import command, print_help_if_alone, with_outpu
 from pgnas_cli.commands.doctor import doctor
 from pgnas_cli.commands.export import export
 from pgnas_cli.commands.inflate import inflate
+from pgnas_cli.commands.quickstart import quickstart
 from pgnas_cli.commands.rank import rank
 from pgnas_cli.commands.sample import sample
 from pgnas_cli.commands.status import status
@@ -22,6 +23,7 @@ from pgnas_cli.commands.verify import verify
 from pgnas_cli.commands.zoo import zoo_app
 
 _COMMANDS: dict[str, Any] = {
+    "quickstart": quickstart,
     "inflate": inflate,
     "train": train,
     "sample": sample,

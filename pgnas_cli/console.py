@@ -44,15 +44,19 @@ class Output:
     def __init__(self) -> None:
         self.configure()
 
-    def configure(self, *, json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+    def configure(
+        self, *, json: bool = False, quiet: bool = False, debug: bool = False, hints: bool | None = None
+    ) -> None:
         """Set the modes.
 
         Args:
             json: one JSON document on stdout, and no hint of the next command.
             quiet: no progress, notes and hints on stderr.
             debug: read by main(): print the traceback of an error.
+            hints: name the next command to type; None leaves that as it was.
         """
         self.json, self.quiet, self.debug = json, quiet, debug
+        self.hints = getattr(self, "hints", True) if hints is None else hints
         self._answered = False
         self._live: Console | None = None
 
@@ -111,7 +115,7 @@ class Output:
 
     def next_command(self, text: str) -> None:
         """Name the command to type next. Hidden by --quiet and --json."""
-        if not (self.quiet or self.json):
+        if self.hints and not (self.quiet or self.json):
             self._say(text, label="next:", style="green")
 
     def warn(self, text: str) -> None:

@@ -205,7 +205,8 @@ class Budget:
     def __post_init__(self) -> None:
         _check(
             0 <= self.start <= self.reached <= 1,
-            f"budget.start is {self.start} and budget.reached {self.reached}, they should satisfy 0 <= start <= reached <= 1",
+            f"budget.start is {self.start} and budget.reached {self.reached}, "
+            "they should satisfy 0 <= start <= reached <= 1",
             "budget.start=0.05 and budget.reached=0.5",
         )
 

@@ -122,6 +122,11 @@ def find(arch: str) -> tuple[PluginStatus, ZooPlugin, str]:
 # ---- building -----------------------------------------------------------------------------------------------
 
 
+def option_names(plugin: ZooPlugin) -> list[str]:
+    """The inflation options of a family, as they are typed."""
+    return ["--" + name.replace("_", "-") for name in sorted(plugin.options)]
+
+
 def make_spec(
     arch: str,
     inflation: Inflation,
@@ -141,7 +146,7 @@ def make_spec(
     if foreign := [name for name in inflation.changed() if name not in plugin.options]:
         raise UsageError(
             f"the {plugin.name} family has no --{foreign[0].replace('_', '-')}",
-            f"it has: {', '.join('--' + name.replace('_', '-') for name in sorted(plugin.options)) or 'no inflation option'}",
+            f"it has: {', '.join(option_names(plugin)) or 'no inflation option'}",
         )
     sizes = {
         "--classes": info.num_classes if num_classes is None else num_classes,

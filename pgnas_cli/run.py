@@ -221,10 +221,9 @@ class RunDirectory:
     def export_path(self) -> Path:
         return self.path / "export"
 
-    @property
-    def baseline_path(self) -> Path:
-        """The uniform baseline that `pgnas quickstart` trains beside the run, a run of its own."""
-        return self.path / "baselines" / "uniform"
+    def baseline_path(self, name: str) -> Path:
+        """A baseline that is trained beside the run: a run of its own, inside this one."""
+        return self.path / "baselines" / name
 
     # ---- manifest ----
 

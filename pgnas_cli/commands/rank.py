@@ -73,13 +73,14 @@ def interval(proportion: dict[str, Any]) -> str:
 def render(folder: Path, ranking: dict[str, Any]) -> None:
     """The head of the leaderboard, and what the winner scores."""
     rows = [
-        [row["rank"], row["id"], percent(row["accuracy"]), "-" if row["log_likelihood"] is None else f"{row['log_likelihood']:.4f}",
+        [row["rank"], row["id"], percent(row["accuracy"]),
+         None if row["log_likelihood"] is None else f"{row['log_likelihood']:.4f}",
          human(row["params"]), human(row["macs"])]
         for row in read_jsonl(folder / "leaderboard.jsonl")[:SHOWN]
     ]  # fmt: skip
-    title = f"{ranking['candidates']} candidates, {ranking['images']:,} images, {seconds(ranking['seconds'])} on {ranking['device']}"
+    cost = f"{ranking['images']:,} images, {seconds(ranking['seconds'])} on {ranking['device']}"
     console.table(
-        title,
+        f"{ranking['candidates']} candidates, {cost}",
         ["rank", "candidate", "selection accuracy", "log-likelihood", "parameters", "MACs"],
         rows,
         justify=["right", "left", "right", "right", "right", "right"],
@@ -90,7 +91,7 @@ def render(folder: Path, ranking: dict[str, Any]) -> None:
     effect = ranking["recalibration_effect"]
     if effect is not None:
         console.line(
-            f"recalibration on {ranking['recalibrate']} images: {100 * effect['mean']:+.2f} points of selection accuracy "
+            f"recalibration on {ranking['recalibrate']} images: {100 * effect['mean']:+.2f} points of accuracy "
             f"(standard deviation {100 * effect['std']:.2f}, {effect['candidates']} candidates)"
         )
     console.line(f"winner {ranking['winner']}: selection {interval(ranking['selection_accuracy'])}, "

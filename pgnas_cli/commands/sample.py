@@ -28,8 +28,8 @@ def sample(
 ) -> None:
     """Draw distinct candidates from the posterior."""
     found = RunDirectory.open(run)
-    limits = {name: parse_count(text, option) for name, text, option in
-              (("params", max_params, "--max-params"), ("macs", max_macs, "--max-macs")) if text is not None}  # fmt: skip
+    given = {"params": (max_params, "--max-params"), "macs": (max_macs, "--max-macs")}
+    limits = {name: parse_count(text, option) for name, (text, option) in given.items() if text is not None}
     record = draw(found, n, limits, strategy=strategy, drop_prob=drop_prob, seed=seed, force=force)
     for warning in record["warnings"]:
         console.warn(warning)
@@ -42,7 +42,7 @@ def draw(found: RunDirectory, n: int, limits: dict[str, int | Relative], **optio
     train = found.require("train")
     from pgnas_cli.ranking.candidates import sample as sample_run
 
-    most = {
+    most: dict[str, Any] = {
         f"max_{name}": limit.of(train[name]) if isinstance(limit, Relative) else limit for name, limit in limits.items()
     }
     with console.progress("sample", n, unit="candidates") as bar:
@@ -55,5 +55,10 @@ def render(record: dict[str, Any]) -> None:
         [name, human(record[key]["mean"]), human(record[key]["min"]), human(record[key]["max"])]
         for key, name in (("params", "parameters"), ("macs", "MACs"))
     ]
-    title = f"{record['candidates']} distinct candidates in {record['draws']} draws ({record['strategy']}, {seconds(record['seconds'])})"
-    console.table(title, ["", "mean", "min", "max"], rows, justify=["left", "right", "right", "right"])
+    how = f"{record['draws']} draws ({record['strategy']}, {seconds(record['seconds'])})"
+    console.table(
+        f"{record['candidates']} distinct candidates in {how}",
+        ["", "mean", "min", "max"],
+        rows,
+        justify=["left", "right", "right", "right"],
+    )

@@ -52,7 +52,8 @@ def _detail(name: str, record: dict[str, Any], ranking: dict[str, Any] | None) -
     if name == "train":
         share = record["expected_params"] / record["params"]
         accuracy = record["selection_accuracy"]
-        return f"{record['epochs']} epochs, E[parameters] {share:.3f} of the supernet, selection {'-' if accuracy is None else percent(accuracy)}"
+        shown = "-" if accuracy is None else percent(accuracy)
+        return f"{record['epochs']} epochs, E[parameters] {share:.3f} of the supernet, selection {shown}"
     if name == "sample":
         return f"{record['candidates']} candidates ({record['strategy']})"
     if name == "rank" and ranking is not None:

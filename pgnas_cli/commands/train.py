@@ -168,7 +168,8 @@ def render(record: dict[str, Any]) -> None:
     rows = [
         [
             "trained",
-            f"{record['epochs']} epochs, {record['images']:,} images, {seconds(record['seconds'])} on {record['device']}",
+            f"{record['epochs']} epochs, {record['images']:,} images, "
+            f"{seconds(record['seconds'])} on {record['device']}",
         ],
         ["supernet", f"{human(whole)} parameters"],
         ["E[parameters]", f"{human(expected)}, {expected / whole:.3f} of the supernet"],

@@ -13,7 +13,7 @@ from pgnas_cli.errors import PgnasError
 from pgnas_cli.run import RunDirectory
 
 
-class VerificationFailed(PgnasError):
+class VerificationError(PgnasError):
     """At least one link does not hold."""
 
     exit_code = 1
@@ -53,6 +53,4 @@ def verify(
     console.result(result.to_json(), render)
     if not result.passed:
         failed = ", ".join(check.name for check in result.checks if not check.passed)
-        raise VerificationFailed(
-            f"{path} does not verify: {failed}", "export again; a downloaded folder may be damaged"
-        )
+        raise VerificationError(f"{path} does not verify: {failed}", "export again; a downloaded folder may be damaged")

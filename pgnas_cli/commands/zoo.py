@@ -25,8 +25,8 @@ def _list() -> None:
             "",
             ["architecture", "plugin", "parameters", "MACs", "image", "classes", "published", ""],
             [
-                [row["name"], row["plugin"], human(row["params"]), human(row["macs"]), row["img_size"], row["num_classes"],
-                 "-" if row["published_params"] is None else human(row["published_params"]), row["summary"]]
+                [row["name"], row["plugin"], human(row["params"]), human(row["macs"]), row["img_size"],
+                 row["num_classes"], row["published_params"] and human(row["published_params"]), row["summary"]]
                 for row in rows
             ],
             justify=["left", "left", "right", "right", "right", "right", "right"],
@@ -91,9 +91,7 @@ def show(
         console.line(f"not gated: {', '.join(ungated) or 'nothing'}")
         if net.graph.barriers:
             console.line(f"barriers (correct, not thinned): {', '.join(net.graph.barriers)}")
-        console.line(
-            f"inflation: {', '.join('--' + name.replace('_', '-') for name in sorted(plugin.options)) or 'none'}"
-        )
+        console.line(f"inflation: {', '.join(registry.option_names(plugin)) or 'none'}")
         if info is not None and info.published:
             console.line(f"published: {human(info.published_params or 0)} parameters ({info.published})")
 

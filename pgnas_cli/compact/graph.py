@@ -6,7 +6,7 @@ has no channel dimension (a size, a tuple), the value as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,7 +64,7 @@ class ChannelNode:
         return self.kind != "attr" and self.shape is not None and len(self.shape) >= 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChannelGraph:
     """Structure of a network; weights are read from a model given at each call.
 
@@ -75,6 +75,9 @@ class ChannelGraph:
     nodes: tuple[ChannelNode, ...]
     fx_graph: fx.Graph
     input_size: tuple[int, int, int]
+
+    def __repr__(self) -> str:
+        return f"ChannelGraph(nodes={len(self.nodes)}, convs={len(self.convs)}, barriers={len(self.barriers)})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ChannelGraph:
         """Itself: nothing in it changes, so that a copy of a model may keep its trace."""
@@ -125,7 +128,3 @@ class ChannelGraph:
                 "masks hold one entry per input channel; draw them for the same network that was traced",
             )
         return node
-
-    def masked_nodes(self, masks: Mapping[str, Sized]) -> dict[str, ChannelNode]:
-        """`masked_node` for every entry of `masks`."""
-        return {name: self.masked_node(name, mask) for name, mask in masks.items()}

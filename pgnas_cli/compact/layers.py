@@ -126,7 +126,7 @@ def copy_module(module: nn.Module) -> nn.Module:
     new = copy.deepcopy(module)
     for name, part in list(new.named_modules()):
         if getattr(part, "inplace", False) is True:
-            part.inplace = False  # type: ignore[assignment]
+            part.inplace = False
         if hasattr(type(part), "plain_class"):
             new.set_submodule(name, copy_module(part))
     for parameter in new.parameters():
@@ -136,6 +136,6 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 def plain_size(module: nn.Module) -> int:
     """Number of parameters of `copy_module(module)`."""
-    if hasattr(type(module), "plain_class"):
-        return sum(p.numel() for p in module.parameters(recurse=False))
-    return sum(p.numel() for p in module.parameters(recurse=False)) + sum(map(plain_size, module.children()))
+    plain = (m for m in module.modules() if hasattr(type(m), "plain_class"))
+    left = {id(p) for m in plain for child in m.children() for p in child.parameters()}
+    return sum(p.numel() for p in module.parameters() if id(p) not in left)

@@ -25,7 +25,7 @@ class Gate(Generic[T]):
     groups: T | None = None
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Liveness(Generic[T]):
     """Result of the two passes; vectors over units, by node index.
 

@@ -196,7 +196,7 @@ def read_artifact(path: Path) -> Artifact:
 
 
 def build_artifact(artifact: Artifact) -> compaction.CompactNetwork:
-    """The network of an artifact: backbone on the meta device, traced, compacted with the stored masks, weights assigned.
+    """The network of an artifact: backbone on the meta device, traced, compacted by the masks, weights assigned.
 
     Raises:
         RunError: weights, gather indices or masks do not fit the network that is built.

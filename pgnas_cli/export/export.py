@@ -66,7 +66,8 @@ def export(
         difference = relative_difference(network(images), masked_logits)
     if difference > TOLERANCE:
         raise PgnasError(
-            f"the compact network of {chosen.id} differs from the masked one by {difference:.1e}, at most {TOLERANCE:.0e} is allowed",
+            f"the compact network of {chosen.id} differs from the masked one by {difference:.1e}, "
+            f"at most {TOLERANCE:.0e} is allowed",
             "this is a bug: report it with the run's run.json",
         )
     section = describe(run, chosen, ranking, is_winner=chosen.id == winner)
@@ -125,7 +126,8 @@ def describe(run: RunDirectory, candidate: Candidate, ranking: dict[str, Any], *
     recipe = registry.run_recipe(run)
     return {
         "versions": dict(run.manifest()["versions"]),
-        "candidate": {"id": candidate.id, "strategy": candidate.strategy, "params": candidate.params, "macs": candidate.macs},
+        "candidate": {"id": candidate.id, "strategy": candidate.strategy, "params": candidate.params,
+                      "macs": candidate.macs},
         "supernet": {"params": train["params"], "macs": train["macs"]},
         "training": {"epochs": train["epochs"], "images": train["images"], "seed": train["seed"],
                      "l2": recipe.objective.l2, "num_examples": recipe.objective.num_examples,

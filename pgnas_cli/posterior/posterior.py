@@ -88,7 +88,7 @@ class Posterior(Mapping[str, LayerPosterior]):
         )
 
     def draw(self, generator: np.random.Generator) -> dict[str, NDArray[np.bool_]]:
-        """One hard mask per layer, True = kept: an independent Bernoulli(1 - p) per channel (Algorithm 1, lines 7-8)."""
+        """One hard mask per layer, True = kept: independent Bernoulli(1 - p) draws (Algorithm 1, lines 7-8)."""
         return {name: generator.random(v.channels) >= v.per_channel() for name, v in self._layers.items()}
 
     def mode(self) -> dict[str, NDArray[np.bool_]]:

@@ -140,7 +140,8 @@ def sample_candidates(
                 "train with a larger --target-params, or a smaller --prior-drop",
             )
         raise UsageError(
-            f"none of {draws} draws is within the limits: the smallest has {smallest.params} parameters and {smallest.macs} MACs",
+            f"none of {draws} draws is within the limits: "
+            f"the smallest has {smallest.params} parameters and {smallest.macs} MACs",
             "raise --max-params or --max-macs, or train with a smaller --target-params",
         )
     return list(found.values()), SampleReport(draws, duplicates, unusable, too_large)

@@ -188,7 +188,7 @@ def distribution(accuracies: list[float]) -> dict[str, float]:
 def recalibration_effect(
     evaluator: Evaluator, candidates: list[Candidate], scores: dict[str, Score]
 ) -> dict[str, float] | None:
-    """Mean and standard deviation of (accuracy with - without recalibration), on the first candidates; None if it is off."""
+    """Mean and standard deviation of (accuracy with - without recalibration), on the first candidates; None if off."""
     if not evaluator.recalibrate:
         return None
     differences = [
@@ -214,7 +214,8 @@ def same_data(run: RunDirectory, *, data_dir: Path | None = None, workers: int |
     for key in ("num_classes", "in_chans", "img_size", "selection_sha256"):
         if now[key] != trained.get(key):
             raise DataError(
-                f"{recipe.data.name or 'digits'} has changed since training: {key} is {now[key]}, it was {trained.get(key)}",
+                f"{recipe.data.name or 'digits'} has changed since training: "
+                f"{key} is {now[key]}, it was {trained.get(key)}",
                 "rank with the data that the supernet was trained on, or train again",
             )
     return data

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE, Gate
 
 
-def _adopt(cls: type, layer: nn.Module, gate: Gate) -> Any:
+def _adopt(cls: type[nn.Module], layer: nn.Module, gate: Gate) -> Any:
     """A `cls` with the attributes, parameters and training flag of `layer`, plus the gate."""
-    gated = cls.__new__(cls)
+    gated: Any = cls.__new__(cls)
     gated.__dict__.update(layer.__dict__)
     gated._modules = dict(layer._modules)
     gated.gate = gate.train(layer.training)

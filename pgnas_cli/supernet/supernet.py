@@ -36,7 +36,7 @@ class Supernet(nn.Module):
         temperature: tau of the relaxation.
 
     Raises:
-        ValueError: gate_groups names a layer that is not there, cannot be gated, or whose groups do not sum to its inputs.
+        ValueError: gate_groups names a layer that is not there or cannot be gated, or groups that do not fit it.
 
     Shape: images [B, C, H, W] -> logits [B, num_classes].
     """
@@ -93,7 +93,7 @@ class Supernet(nn.Module):
         return [parameter for parameter in self.parameters() if id(parameter) not in logits]
 
     def set_granularity(self, granularity: str) -> None:
-        """ "channel": give every channel a probability of its own, started at its group's; "group": leave the groups."""
+        """Give every channel a probability of its own, started at its group's ("channel"), or nothing ("group")."""
         if granularity != "channel":
             return
         for layer in self.search_layers.values():

@@ -87,7 +87,7 @@ def save_checkpoint(run: RunDirectory, net: nn.Module, state: dict[str, Any], *,
 
 def last_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, list[Path]]:
     """The newest valid checkpoint, and the damaged ones that were passed over."""
-    damaged = []
+    damaged: list[Path] = []
     for folder in reversed(_folders(run)):
         found = _read(folder)
         if found is not None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
@@ -125,15 +126,15 @@ class Optimizers:
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
     """timm's scheduler of a recipe, driven by the number of the step alone."""
     schedule = recipe.schedule
-    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), schedule.epochs * steps_per_epoch - 1)
+    total = schedule.epochs * steps_per_epoch
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total // 2)
     common: dict[str, Any] = {"warmup_t": warmup, "t_in_epochs": False}
     for group in optimizer.param_groups:
         common["warmup_lr_init"] = group["lr"] / (warmup + 1)
     if schedule.name == "step":
         milestones = [epoch * steps_per_epoch for epoch in schedule.milestones]
         return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=schedule.gamma, **common)
-    total = schedule.epochs * steps_per_epoch
-    return CosineLRScheduler(optimizer, t_initial=total - warmup, lr_min=0.0, warmup_prefix=True, **common)
+    return CosineLRScheduler(optimizer, t_initial=max(2, total - warmup), lr_min=0.0, warmup_prefix=True, **common)
 
 
 def seed_everything(seed: int, epoch: int) -> None:
@@ -222,8 +223,9 @@ class Trainer:
                   "kl": float(losses.kl.detach())}  # fmt: skip
         if not np.isfinite(values["loss"]):
             raise PgnasError(
-                f"the loss is {values['loss']} at step {self.step} (cross-entropy {values['cross_entropy']:g}, KL {values['kl']:g})",
-                f"lower --lr (it is {self.recipe.optimizer.lr:g}); pgnas train --resume goes on from the last checkpoint",
+                f"the loss is {values['loss']} at step {self.step} "
+                f"(cross-entropy {values['cross_entropy']:g}, KL {values['kl']:g})",
+                f"lower --lr (it is {self.recipe.optimizer.lr:g}); the last checkpoint is kept for --resume",
             )
         torch.autograd.backward(losses.total)
         self.optimizers.step(self.step)

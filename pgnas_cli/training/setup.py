@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,8 @@ def _resolve_rate(net: Supernet, text: str) -> float:
     try:
         rate = float(text)
     except ValueError:
+        rate = math.inf
+    if rate > 1:
         return uniform_rate(net, resolve_target(text, net.kept_cost().params))
     if not 0 <= rate < 1:
         raise UsageError(
