@@ -72,6 +72,10 @@ def _load(entry: metadata.EntryPoint) -> PluginStatus:
         return PluginStatus(
             entry.name, distribution, None, f"{entry.value} is no subclass of pgnas_cli.plugin.ZooPlugin"
         )
+    if not (isinstance(getattr(kind, "name", None), str) and kind.name):
+        return PluginStatus(
+            entry.name, distribution, None, f"{entry.value} has no name: set its class attribute `name`"
+        )
     if kind.api_version != API_VERSION:
         problem = (
             f"it is written for plugin API {kind.api_version}, this pgnas has {API_VERSION}: upgrade {distribution}"
@@ -376,13 +380,14 @@ def run_recipe(run: RunDirectory) -> Recipe:
     return load_recipe(str(run.train_path / "recipe.toml"))
 
 
-def set_gates(net: Supernet, recipe: Recipe) -> None:
-    """Give the gates of a freshly built supernet what a recipe asks for."""
+def apply_recipe(net: Supernet, recipe: Recipe) -> None:
+    """Give the gates, and the branches, of a freshly built supernet what a recipe asks for."""
     objective = recipe.objective
     net.set_gates(
         initial_drop=objective.initial_drop, temperature=objective.temperature, fixed_drop=objective.fixed_drop
     )
     net.set_granularity(objective.granularity)
+    net.set_branch_noise(objective.branch_noise)
 
 
 def load_trained(run: RunDirectory, checkpoint: str) -> Supernet:
@@ -397,7 +402,7 @@ def load_trained(run: RunDirectory, checkpoint: str) -> Supernet:
     """
     recipe = run_recipe(run)
     net = build(adapted_spec(run_spec(run), recipe))
-    set_gates(net, recipe)
+    apply_recipe(net, recipe)
     path = run.path / checkpoint
     tensors, _ = load_tensors(path, hint=f"pgnas train --run {run.path} --force trains again")
     load_weights(net, tensors, str(path))

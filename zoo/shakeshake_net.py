@@ -35,19 +35,23 @@ def _share(x: Tensor) -> Tensor:
 class ShakeShake(nn.Module):
     """Mixes two branches: alpha * a + (1 - alpha) * b.
 
-    Training: alpha = u1 / (u1 + u2) per example, drawn independently for the forward and the backward pass.
-    Evaluation: 1/2 each. A branch of which nothing is left may be None.
+    Training with `branch_noise`: alpha = u1 / (u1 + u2) per example, drawn independently for the forward and the
+    backward pass. Otherwise 1/2 each. A branch of which nothing is left may be None.
 
     Shape: a, b and the result [B, C, H, W].
     """
 
     channel_rule = "add"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch_noise = True
+
     def forward(self, a: Tensor | None, b: Tensor | None) -> Tensor:
         some = a if a is not None else b
         if some is None:
             raise ValueError("both branches are None")
-        if not self.training:
+        if not (self.training and self.branch_noise):
             return some * 0.5 if a is None or b is None else (a + b) * 0.5
         forward, backward = _share(some), _share(some)
         parts = [

@@ -97,7 +97,8 @@ def search_layer(
         ValueError: another kind of layer, or sizes that do not fit it. The plugin that named them is at fault.
     """
     if isinstance(layer, nn.Conv2d):
-        channels, unit = layer.in_channels, layer.in_channels // layer.groups
+        channels = layer.in_channels
+        unit = channels // layer.groups if layer.groups > 1 else 1
     elif isinstance(layer, nn.Linear):
         channels, unit = layer.in_features, 1
     else:

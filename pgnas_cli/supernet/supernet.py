@@ -65,6 +65,9 @@ class Supernet(nn.Module):
             except (AttributeError, ValueError) as error:
                 raise ValueError(f"gate_groups names {name!r}: {error}") from error
             setattr(owner, child, layer)
+        self._search_layers = {
+            name: module for name, module in backbone.named_modules() if isinstance(module, SearchConv2d | SearchLinear)
+        }
         self._graph: compaction.ChannelGraph | None = None
         self._kept: compaction.Cost | None = None
 
@@ -76,7 +79,7 @@ class Supernet(nn.Module):
     @property
     def search_layers(self) -> dict[str, SearchLayer]:
         """Layer name (as in the backbone) -> gated layer, in the network's order."""
-        return {name: m for name, m in self.backbone.named_modules() if isinstance(m, SearchConv2d | SearchLinear)}
+        return self._search_layers
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -115,6 +118,12 @@ class Supernet(nn.Module):
             if initial_drop is not None:
                 with torch.no_grad():
                     gate.drop_logit.fill_(float(np.log(initial_drop) - np.log1p(-initial_drop)))
+
+    def set_branch_noise(self, enabled: bool) -> None:
+        """Switch the noise between parallel branches (shake-shake) in training on or off, where the backbone has it."""
+        for module in self.backbone.modules():
+            if "branch_noise" in vars(module):
+                vars(module)["branch_noise"] = enabled
 
     def posterior(self) -> Posterior:
         """The learned distribution, as plain numbers (float64 from the logits)."""

@@ -35,6 +35,8 @@ from pgnas_cli.training.objective import Objective, evaluate
 from pgnas_cli.training.setup import Prepared, choose_device, open_run_data, prepare
 
 EVAL_BATCH = 512
+BUDGET_INTERVAL = 4
+"""Steps between two corrections of the expected size, which the last step always ends with."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ class Trainer:
         self.step += 1
         if self.optimizers.learned:
             clamp_logits(self.net.gate_parameters())
-        if self.budget is not None:
+        if self.budget is not None and (self.step % BUDGET_INTERVAL == 0 or self.step == self.steps):
             self.budget.correct(self.step / self.steps, self.optimizers.gate_metric)
         return values, int((logits.detach().argmax(1) == labels).sum())
 

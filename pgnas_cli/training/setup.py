@@ -137,7 +137,7 @@ def prepare(run: RunDirectory, recipe: Recipe, data: Data, fixed_drop: str | Non
     if fixed_drop is not None:
         rate = _resolve_rate(net, fixed_drop)
         recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, fixed_drop=rate))
-    registry.set_gates(net, recipe)
+    registry.apply_recipe(net, recipe)
     return Prepared(net, data, recipe, tuple(notices))
 
 

@@ -1,0 +1,170 @@
+"""The sample stage: what it draws, what it warns of, and files that do not fit together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from pgnas_cli.errors import RunError, UsageError
+from pgnas_cli.posterior.candidate import pack
+from pgnas_cli.ranking.candidates import MASKS, ROWS, read_candidates, sample, write_candidates
+from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl, save_tensors
+from pgnas_cli.training.loop import trained_supernet
+
+
+def test_candidates_come_back_as_they_were_drawn(run: RunDirectory) -> None:
+    net = trained_supernet(run)
+    generator = torch.Generator().manual_seed(5)
+    drawn = [net.sample(generator=generator) for _ in range(5)]
+    digest = write_candidates(run, net, drawn)
+    found = read_candidates(run)
+    assert digest == read_jsonl(run.path / ROWS)[0]["sha256"]
+    assert [candidate.summary() for candidate in found] == [candidate.summary() for candidate in drawn]
+    for a, b in zip(found, drawn, strict=True):
+        assert list(a.masks) == list(b.masks)
+        assert all(np.array_equal(a.masks[name], b.masks[name]) for name in a.masks)
+
+
+def test_the_record_and_the_files_agree(sampled: RunDirectory) -> None:
+    record, found, net = sampled.require("sample"), read_candidates(sampled), trained_supernet(sampled)
+    assert (record["candidates"], record["asked"], record["strategy"], record["seed"]) == (8, 8, "posterior", 1)
+    assert len({candidate.id for candidate in found}) == 8
+    for candidate in found:
+        assert candidate.params == sum(p.numel() for p in net.compact(candidate).parameters())
+        assert candidate.log_prob == pytest.approx(net.posterior().log_prob(candidate.masks))
+    sizes = [candidate.params for candidate in found]
+    assert record["params"] == {"mean": sum(sizes) / 8, "min": min(sizes), "max": max(sizes)}
+
+
+def test_a_seed_decides_the_draws(run: RunDirectory, sampled: RunDirectory) -> None:
+    ids = {seed: sample(run, n=8, seed=seed) and [c.id for c in read_candidates(run)] for seed in (1, 2)}
+    assert ids[1] == [candidate.id for candidate in read_candidates(sampled)]
+    assert not set(ids[1]) & set(ids[2])
+
+
+@pytest.mark.parametrize(("limit", "key"), [("max_params", "params"), ("max_macs", "macs")])
+def test_limits_are_respected(run: RunDirectory, limit: str, key: str) -> None:
+    middle = run.require("sample")[key]["mean"]
+    record = sample(run, n=5, **{limit: middle})
+    assert record["too_large"] > 0
+    assert record[limit] == middle
+    assert max(getattr(candidate, key) for candidate in read_candidates(run)) <= middle
+
+
+def test_fewer_than_asked_is_a_warning(run: RunDirectory) -> None:
+    smallest = run.require("sample")["params"]["min"]
+    record = sample(run, n=8, seed=1, max_params=smallest)
+    assert 1 <= record["candidates"] == len(read_candidates(run)) < 8
+    (warning,) = record["warnings"]
+    assert warning.startswith(f"{record['candidates']} distinct candidates in 400 draws, 8 were asked for")
+    assert f"{record['too_large']} above the limits" in warning
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "at least 1"),
+        ({"max_params": 1}, "within the limits"),
+        ({"strategy": "best"}, "unknown strategy"),
+        ({"strategy": "uniform"}, "needs the rate"),
+        ({"strategy": "uniform", "drop_prob": 1.0}, "below 1"),
+        ({"drop_prob": 0.3}, "belongs to --strategy uniform"),
+    ],
+)
+def test_a_refused_request_leaves_the_last_candidates(run: RunDirectory, options: dict, message: str) -> None:
+    before = [candidate.id for candidate in read_candidates(run)]
+    with pytest.raises(UsageError, match=message) as error:
+        sample(run, **{"n": 2, **options})
+    assert error.value.hint
+    assert [candidate.id for candidate in read_candidates(run)] == before
+
+
+def test_uniform_candidates_of_a_guided_supernet_are_warned_of(run: RunDirectory) -> None:
+    record = sample(run, n=4, strategy="uniform", drop_prob=0.1)
+    (warning,) = record["warnings"]
+    assert "trained with a learned posterior" in warning
+    assert "--fixed-drop" in warning
+    assert {candidate.strategy for candidate in read_candidates(run)} == {"uniform"}
+
+
+@pytest.mark.parametrize(("asked", "drawn", "warned"), [(None, 0.3, False), (0.3, 0.3, False), (0.1, 0.1, True)])
+def test_a_uniform_supernet_is_drawn_at_its_own_rate(run: RunDirectory, asked, drawn: float, warned: bool) -> None:
+    manifest = json.loads(run.manifest_path.read_text())
+    manifest["stages"]["train"]["fixed_drop"] = 0.3
+    run.manifest_path.write_text(json.dumps(manifest))
+    record = sample(run, n=4, strategy="uniform", drop_prob=asked)
+    assert record["drop_prob"] == drawn
+    assert ["trained at 0.3" in warning for warning in record["warnings"]] == [True] * warned
+    kept = np.mean([candidate.kept_share() for candidate in read_candidates(run)])
+    assert kept == pytest.approx(1 - drawn, abs=0.04)
+
+
+# ---- damaged files ----
+
+
+def rewrite(run: RunDirectory, change: Callable[[list[dict]], object]) -> None:
+    rows = read_jsonl(run.path / ROWS)
+    change(rows)
+    (run.path / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def edit_masks(run: RunDirectory) -> None:
+    tensors, metadata = load_tensors(run.path / MASKS, hint="")
+    tensors["masks"][0, 0] ^= 1
+    save_tensors(run.path / MASKS, tensors, metadata)
+
+
+def truncate(run: RunDirectory) -> None:
+    (run.path / MASKS).write_bytes((run.path / MASKS).read_bytes()[:-3])
+
+
+def without_metadata(run: RunDirectory) -> None:
+    save_tensors(run.path / MASKS, load_tensors(run.path / MASKS, hint="")[0])
+
+
+def other_rows(run: RunDirectory) -> None:
+    masks = (run.path / MASKS).read_bytes()
+    sample(run, n=8, seed=2)
+    (run.path / MASKS).write_bytes(masks)
+
+
+DAMAGE: dict[str, Callable[[RunDirectory], None]] = {
+    "masks truncated": truncate,
+    "masks missing": lambda run: (run.path / MASKS).unlink(),
+    "masks edited": edit_masks,
+    "masks of nothing": without_metadata,
+    "rows of another draw": other_rows,
+    "rows missing": lambda run: (run.path / ROWS).unlink(),
+    "rows empty": lambda run: (run.path / ROWS).write_text(""),
+    "rows no JSON": lambda run: (run.path / ROWS).write_text('{"sha256": '),
+    "rows binary": lambda run: (run.path / ROWS).write_bytes(b"\xff\xfe"),
+    "one row less": lambda run: rewrite(run, list.pop),
+    "two rows swapped": lambda run: rewrite(run, lambda rows: rows.insert(1, rows.pop(2))),
+    "no params": lambda run: rewrite(run, lambda rows: rows[3].pop("params")),
+    "params a text": lambda run: rewrite(run, lambda rows: rows[3].update(params="many")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_files_that_do_not_fit_are_a_run_error_with_the_way_out(run: RunDirectory, damage) -> None:
+    damage(run)
+    with pytest.raises(RunError) as error:
+        read_candidates(run)
+    assert str(run.path) in str(error.value)
+    assert "pgnas sample --force" in error.value.hint
+    sample(run, n=2)
+    assert len(read_candidates(run)) == 2
+
+
+def test_masks_of_another_network_are_a_run_error(run: RunDirectory) -> None:
+    drawn = read_candidates(run)
+    tensors, metadata = load_tensors(run.path / MASKS, hint="")
+    bits = pack([candidate.masks for candidate in drawn])[:, :-2]
+    save_tensors(run.path / MASKS, {"masks": torch.from_numpy(bits.copy())}, metadata)
+    with pytest.raises(RunError):
+        read_candidates(run)
+    assert tensors["masks"].shape[1] == bits.shape[1] + 2

@@ -1,0 +1,346 @@
+"""Recipes: strict reading, overriding, and writing what is read back as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgnas_cli.errors import UsageError
+from pgnas_cli.recipe import (
+    Adapted,
+    Budget,
+    Data,
+    Objective,
+    Optimizer,
+    Recipe,
+    Schedule,
+    all_keys,
+    load_recipe,
+    override,
+    parse_recipe,
+    parse_setting,
+    recipe_names,
+    to_document,
+    to_toml,
+)
+
+positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+inside = st.floats(0, 1, exclude_min=True, exclude_max=True)
+below_one = st.floats(0, 1, exclude_max=True)
+whole = st.integers(1, 2**62)
+# anything that a file can hold: no lone surrogates
+text = st.text(st.characters(exclude_categories=("Cs",)))
+shares = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
+
+recipes = st.builds(
+    Recipe,
+    objective=st.builds(
+        Objective,
+        l2=st.none() | positive,
+        num_examples=st.none() | positive,
+        augmentation_factor=positive,
+        prior_drop=inside,
+        temperature=positive,
+        initial_drop=inside,
+        granularity=st.sampled_from(["group", "channel"]),
+        ungated_l2=st.booleans(),
+        branch_noise=st.booleans(),
+        label_smoothing=below_one,
+    ),
+    optimizer=st.builds(
+        Optimizer,
+        lr=positive,
+        momentum=inside,
+        nesterov=st.booleans(),
+        clip=st.just(0.0) | positive,
+        gate_optimizer=st.sampled_from(["adam", "sgd"]),
+        gate_lr=st.none() | positive,
+    ),
+    schedule=st.builds(
+        Schedule,
+        name=st.sampled_from(["cosine", "step"]),
+        epochs=whole,
+        warmup_epochs=st.floats(0, 1e9),
+        milestones=st.lists(whole, max_size=4).map(tuple),
+        gamma=inside,
+    ),
+    budget=st.builds(lambda target, pair: Budget(target, *pair), st.none() | text, shares),
+    data=st.builds(
+        Data,
+        name=st.none() | text,
+        dir=st.none() | text,
+        batch_size=st.integers(2, 10**6),
+        selection=positive,
+        limit_train=st.none() | whole,
+    ),
+    adapted=st.builds(Adapted, st.none() | whole, st.none() | whole, st.none() | whole),
+    seed=st.integers(-(2**62), 2**62),
+)
+
+
+# ---- reading and writing ----
+
+
+def test_the_default_recipe_loads() -> None:
+    recipe = load_recipe(None)
+    assert recipe == load_recipe("default")
+    assert (recipe.schedule.name, recipe.schedule.epochs, recipe.objective.temperature) == ("cosine", 40, 0.2)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_comes_with_pgnas_loads_and_says_how_to_run_it(name: str) -> None:
+    assert isinstance(load_recipe(name), Recipe)
+    header = (Path(__file__).parents[1] / "templates" / "recipes" / f"{name}.toml").read_text().splitlines()[:4]
+    wanted = ("# Command:", "# Expected cost:", "# Expected score:", "# Source:")
+    assert all(line.startswith(key) for line, key in zip(header, wanted, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(recipes)
+def test_toml_is_read_back_to_an_equal_recipe(recipe: Recipe) -> None:
+    assert parse_recipe(to_toml(recipe, "a header"), "x") == recipe
+
+
+def test_headers_become_comments() -> None:
+    written = to_toml(Recipe(seed=3), "first\n\nsecond")
+    assert written.startswith("# first\n#\n# second\nseed = 3\n")
+    assert parse_recipe(written, "x") == Recipe(seed=3)
+
+
+@pytest.mark.parametrize("name", ["a \"quoted\" name", "back\\slash", "tab\tand\nline", "😀 \x7f \x1b", "é"])
+def test_strings_of_every_kind_survive(name: str, tmp_path: Path) -> None:
+    recipe = Recipe(data=Data(name=name))
+    file = tmp_path / "recipe.toml"
+    file.write_text(to_toml(recipe), encoding="utf-8")
+    assert load_recipe(str(file)) == recipe
+
+
+def test_what_is_left_out_keeps_its_default() -> None:
+    assert parse_recipe("", "x") == Recipe()
+    found = parse_recipe("[schedule]\nepochs = 3\nmilestones = [1, 2]\n[optimizer]\nlr = 1", "x")
+    assert found == Recipe(schedule=Schedule(epochs=3, milestones=(1, 2)), optimizer=Optimizer(lr=1.0))
+    assert type(found.optimizer.lr) is float
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("[objective]\nprior_drp = 0.5", "x: unknown key 'objective.prior_drp'; did you mean objective.prior_drop"),
+        ("[schedule]\nepoch = 3", "unknown key 'schedule.epoch'; did you mean .*schedule.epochs"),
+        ("[objectives]\nl2 = 1", "unknown key 'objectives'"),
+        ("sead = 1", "unknown key 'sead'; did you mean seed"),
+        ("zzzzzzz = 1", "unknown key 'zzzzzzz'$"),
+        ("objective = 3", r"x: objective should be a section \[objective\]"),
+        ("seed = 1.0", "x: seed should be int, not 1.0"),
+        ("seed = true", "seed should be int, not True"),
+        ("[schedule]\nepochs = '40'", "schedule.epochs should be int, not '40'"),
+        ("[schedule]\nepochs = 4.5", "schedule.epochs should be int"),
+        ("[schedule]\nname = 1", "schedule.name should be str"),
+        ("[schedule]\nmilestones = 3", "schedule.milestones should be"),
+        ("[schedule]\nmilestones = [1, 2.5]", "schedule.milestones should be"),
+        ("[schedule]\nmilestones = [true]", "schedule.milestones should be"),
+        ("[optimizer]\nlr = true", "optimizer.lr should be float"),
+        ("[optimizer]\nlr = 'fast'", "optimizer.lr should be float"),
+        ("[optimizer]\nnesterov = 1", "optimizer.nesterov should be bool"),
+        ("[objective]\nl2 = 'big'", "objective.l2 should be float, not 'big'"),
+        ("[data]\nname = 3", "data.name should be str"),
+        ("[budget]\ntarget_params = 5000", "budget.target_params should be str"),
+        ("[data\n", "x is not valid TOML"),
+    ],
+)
+def test_what_is_no_recipe_names_file_key_and_the_nearest_key(given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_recipe(given, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("defualt", "no recipe is called 'defualt'; did you mean default"),
+        ("../default", "no recipe is called"),
+        ("nowhere.toml", "no such recipe file: nowhere.toml"),
+        ("", "no recipe is called ''"),
+    ],
+)
+def test_recipes_that_are_not_there(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(name)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_bytes(b"seed = 1 # \xff\xfe")
+    with pytest.raises(UsageError, match=r"recipe\.toml is not valid TOML"):
+        load_recipe(str(file))
+
+
+# ---- overriding ----
+
+
+@pytest.mark.parametrize(
+    ("given", "setting"),
+    [
+        ("schedule.epochs=40", ("schedule.epochs", 40)),
+        ("optimizer.lr=1e-3", ("optimizer.lr", 1e-3)),
+        ("optimizer.nesterov=false", ("optimizer.nesterov", False)),
+        ("schedule.milestones=[30, 60]", ("schedule.milestones", [30, 60])),
+        ("schedule.name=step", ("schedule.name", "step")),
+        ('schedule.name="step"', ("schedule.name", "step")),
+        ("data.name=folder:/a=b", ("data.name", "folder:/a=b")),
+        ("data.name=", ("data.name", "")),
+        (" seed = 3", ("seed", 3)),
+    ],
+)
+def test_settings_are_read_as_toml_or_else_as_text(given: str, setting: tuple[str, object]) -> None:
+    assert parse_setting(given) == setting
+
+
+@pytest.mark.parametrize("given", ["schedule.epochs", "", "=3", " =3"])
+def test_settings_that_are_none(given: str) -> None:
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        parse_setting(given)
+
+
+def test_overriding_replaces_some_keys_in_a_copy() -> None:
+    recipe = Recipe(data=Data(name="digits", batch_size=64))
+    found = override(recipe, {"data.batch_size": 32, "seed": 7, "objective.l2": 5, "schedule.milestones": [3]})
+    assert found == Recipe(
+        data=Data(name="digits", batch_size=32), seed=7, objective=Objective(l2=5.0), schedule=Schedule(milestones=(3,))
+    )
+    assert recipe.data.batch_size == 64
+    assert override(recipe, {}) == recipe
+    assert override(recipe, {"data.name": None}).data.name is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule.epoch": 3}, "unknown key 'schedule.epoch'; did you mean .*schedule.epochs"),
+        ({"schedul.epochs": 3}, "unknown recipe key 'schedul.epochs'; did you mean schedule.epochs"),
+        ({"epochs": 3}, "unknown key 'epochs'"),
+        ({"seed.x": 3}, "unknown recipe key 'seed.x'"),
+        ({"schedule": 3}, r"schedule should be a section"),
+        ({"schedule.epochs": "many"}, "--set: schedule.epochs should be int, not 'many'"),
+        ({"schedule.epochs": 0}, "schedule.epochs is 0"),
+        ({"objective.fixed_drop": 0.3, "budget.target_params": "0.5x"}, "exclude each other"),
+    ],
+)
+def test_overriding_is_as_strict_as_reading(changes: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        override(Recipe(), changes)
+
+
+# ---- values out of range ----
+
+SECTIONS = {"objective": Objective, "optimizer": Optimizer, "schedule": Schedule, "budget": Budget, "data": Data}
+REFUSED = {
+    "objective.l2": (-1.0, -1e-9, math.nan),
+    "objective.num_examples": (0.0, -5.0),
+    "objective.augmentation_factor": (0.0, -1.0),
+    "objective.prior_drop": (0.0, 1.0, -0.1, 1.1, math.nan),
+    "objective.initial_drop": (0.0, 1.0, 2.0),
+    "objective.temperature": (0.0, -0.2),
+    "objective.granularity": ("layer", ""),
+    "objective.fixed_drop": (-0.1, 1.0),
+    "objective.label_smoothing": (-0.1, 1.0),
+    "optimizer.lr": (0.0, -0.1, math.nan),
+    "optimizer.momentum": (-0.1, 1.0, 0.0),  # 0 does not go with Nesterov
+    "optimizer.clip": (-1.0,),
+    "optimizer.gate_optimizer": ("lion",),
+    "optimizer.gate_lr": (0.0, -0.1),
+    "schedule.name": ("linear",),
+    "schedule.epochs": (0, -1),
+    "schedule.warmup_epochs": (-1.0,),
+    "schedule.gamma": (0.0, 1.1),
+    "schedule.milestones": ([0], [30, -1]),
+    "budget.start": (-0.1, 0.6),  # after `reached`
+    "budget.reached": (0.01, 1.1),
+    "data.batch_size": (1, 0),
+    "data.selection": (0.0, -0.1),
+    "data.limit_train": (0, -1),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values])
+def test_values_out_of_range_name_the_key_and_a_fix(key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=key.split(".")[0]) as error:
+        override(Recipe(), {key: value})
+    assert key.split(".")[1].removeprefix("nesterov") in str(error.value)
+    assert error.value.hint
+
+
+def test_every_number_and_word_has_a_range() -> None:
+    """A new field of a recipe has to be checked, or stand here: any value of these types will do."""
+    unchecked = {
+        f"{name}.{field.name}"
+        for name, kind in SECTIONS.items()
+        for field in dataclasses.fields(kind)
+        if typing.get_type_hints(kind)[field.name] is not bool
+    } - set(REFUSED)
+    assert unchecked == {"budget.target_params", "data.name", "data.dir"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective.l2": 0},
+        {"objective.fixed_drop": 0},
+        {"optimizer.nesterov": False, "optimizer.momentum": 0},
+        {"optimizer.clip": 0},
+        {"schedule.gamma": 1, "schedule.warmup_epochs": 0},
+        {"budget.start": 0, "budget.reached": 0},
+        {"budget.start": 1, "budget.reached": 1},
+        {"data.batch_size": 2, "data.limit_train": 1},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(changes: dict) -> None:
+    document = to_document(override(Recipe(), changes))
+    for key, value in changes.items():
+        section, name = key.split(".")
+        assert document[section][name] == value
+
+
+def test_all_keys_can_be_set() -> None:
+    document = to_document(Recipe())
+    keys = all_keys()
+    assert {"seed", "objective.l2", "data.dir", "adapted.in_chans"} <= set(keys)
+    assert {f"{s}.{k}" for s, values in document.items() if isinstance(values, dict) for k in values} <= set(keys)
+
+
+# ---- what is resolved ----
+
+
+@pytest.mark.parametrize(
+    ("objective", "num_examples", "l2"),
+    [
+        (Objective(), 1200.0, 0.12),
+        (Objective(augmentation_factor=10.0), 12_000.0, 1.2),
+        (Objective(num_examples=5e5), 5e5, 50.0),
+        (Objective(num_examples=5e5, augmentation_factor=10.0), 5e5, 50.0),
+        (Objective(l2=80.0), 1200.0, 80.0),
+        (Objective(l2=0.0), 1200.0, 0.0),
+    ],
+)
+def test_l2_and_n_follow_the_training_images(objective: Objective, num_examples: float, l2: float) -> None:
+    recipe = Recipe(objective=objective)
+    assert recipe.resolved_num_examples(1200) == num_examples
+    assert recipe.resolved_l2(1200) == pytest.approx(l2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [
+        (Optimizer(), 0.02),
+        (Optimizer(gate_optimizer="sgd", lr=0.3), 0.3),
+        (Optimizer(gate_lr=0.5), 0.5),
+        (Optimizer(gate_optimizer="sgd", gate_lr=0.5), 0.5),
+    ],
+)
+def test_the_rate_of_the_gates(optimizer: Optimizer, rate: float) -> None:
+    assert optimizer.resolved_gate_lr() == rate
