@@ -35,7 +35,7 @@ class Objective:
     Args:
         l2: squared length scale of the weight prior; None means 1e-4 * N.
         num_examples: N; None means the number of training images times augmentation_factor.
-        augmentation_factor: how many images an augmented image counts for.
+        augmentation_factor: how many images an augmented image counts for (10 in the published CIFAR runs).
         prior_drop: u0 of the architecture prior Bern(u0).
         temperature: tau of the relaxation.
         initial_drop: p at the start.
@@ -49,7 +49,7 @@ class Objective:
 
     l2: float | None = None
     num_examples: float | None = None
-    augmentation_factor: float = 1.0
+    augmentation_factor: float = 10.0
     prior_drop: float = 0.5
     temperature: float = 0.2
     initial_drop: float = 0.1
@@ -112,7 +112,7 @@ class Optimizer:
         nesterov: whether the momentum is Nesterov's.
         clip: largest global gradient norm of the weights; 0 switches it off.
         gate_optimizer: "adam" (does not depend on the gradient's scale) or "sgd" (as published: the weights' rate).
-        gate_lr: rate of the gates; None means 0.02 for adam and `lr` for sgd.
+        gate_lr: rate of the gates; None means 0.1 for adam and `lr` for sgd.
     """
 
     lr: float = 0.1
@@ -143,14 +143,14 @@ class Optimizer:
         _check(
             self.gate_lr is None or self.gate_lr > 0,
             f"optimizer.gate_lr is {self.gate_lr}, it should be above 0",
-            "--gate-lr 0.02",
+            "--gate-lr 0.1",
         )
 
     def resolved_gate_lr(self) -> float:
         """The gates' rate."""
         if self.gate_lr is not None:
             return self.gate_lr
-        return 0.02 if self.gate_optimizer == "adam" else self.lr
+        return 0.1 if self.gate_optimizer == "adam" else self.lr
 
 
 @dataclass(frozen=True)

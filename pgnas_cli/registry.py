@@ -376,8 +376,15 @@ def adapted_spec(spec: BuildSpec, recipe: Recipe) -> BuildSpec:
 
 
 def run_recipe(run: RunDirectory) -> Recipe:
-    """The resolved recipe of a run that has been trained, or is in training."""
-    return load_recipe(str(run.train_path / "recipe.toml"))
+    """The resolved recipe of a run that has been trained, or is in training.
+
+    Raises:
+        RunError: train/recipe.toml is missing or damaged.
+    """
+    try:
+        return load_recipe(str(run.train_path / "recipe.toml"))
+    except UsageError as error:
+        raise RunError(str(error), f"pgnas train --force --run {run.path} trains again") from None
 
 
 def apply_recipe(net: Supernet, recipe: Recipe) -> None:

@@ -187,15 +187,16 @@ class RunDirectory:
             runs = [cls(file.parent) for file in Path("runs").glob("*/run.json")]
             if not runs:
                 raise RunError("there is no run under ./runs", hint)
-            run = max(runs, key=lambda r: (r.manifest_path.stat().st_ctime_ns if not r._created() else 0, r._created()))
+            run = max(runs, key=RunDirectory._created)
         run.manifest()
         return run
 
     def _created(self) -> str:
-        try:
-            return str(json.loads(self.manifest_path.read_text()).get("created", ""))
-        except (ValueError, OSError, AttributeError):
-            return ""
+        """When the run was made, by its manifest; by the time of the file where that does not say."""
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            if created := json.loads(self.manifest_path.read_text()).get("created"):
+                return str(created)
+        return _timestamp(self.manifest_path.stat().st_mtime)
 
     @property
     def manifest_path(self) -> Path:
@@ -247,11 +248,9 @@ class RunDirectory:
 
     def write_manifest(self, model: Mapping[str, Any], versions: Mapping[str, str]) -> None:
         """Start the manifest of a new run."""
-        now = time.time()
-        created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"
         document = {
             "format": FORMAT,
-            "created": created,
+            "created": _timestamp(time.time()),
             "versions": dict(versions),
             "model": dict(model),
             "stages": {},
@@ -310,6 +309,11 @@ class RunDirectory:
         for stage in later:
             for output in OUTPUTS[stage]:
                 remove(self.path / output)
+
+
+def _timestamp(seconds: float) -> str:
+    """Seconds since the epoch as UTC text, in whose order runs sort by age."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e6):06d}Z"
 
 
 def remove(path: Path) -> None:

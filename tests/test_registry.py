@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,9 +126,9 @@ def test_a_broken_plugin_is_listed_and_breaks_no_other(install, target: object, 
         assert bad.problem == ""
         return
     assert bad.plugin is None
-    pytest.raises(UsageError, registry.find, "bad:net").match("the plugin bad of pgnas-bad 1.0 is broken")
-    with pytest.raises(AssertionError, match=problem):
-        raise AssertionError(bad.problem)
+    assert re.search(problem, bad.problem)
+    with pytest.raises(UsageError, match=r"the plugin bad of pgnas-bad 1\.0 is broken"):
+        registry.find("bad:net")
 
 
 def test_a_plugin_without_a_name_is_broken(install) -> None:

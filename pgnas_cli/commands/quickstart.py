@@ -16,7 +16,7 @@ from pgnas_cli.commands.rank import interval
 from pgnas_cli.console import console, human, percent, seconds
 from pgnas_cli.run import RunDirectory, read_json
 
-ARCH = "shakeshake26_2x16d"
+ARCH = "shakeshake26_2x12d"
 RECIPE = "digits"
 TARGET = "0.5x"
 CANDIDATES = 100

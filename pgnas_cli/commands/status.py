@@ -22,7 +22,9 @@ def status(run: RunOption = None) -> None:
         command = f"pgnas {upcoming}{' --resume' if upcoming == 'train' and unfinished else ''}"
         if run is not None:
             command += f" --run {run}"
-    ranking = read_json(found.rank_path / "ranking.json") if "rank" in stages else None
+    ranking_path = found.rank_path / "ranking.json"
+    hint = f"pgnas rank --force --run {found.path}"
+    ranking = read_json(ranking_path, hint=hint) if "rank" in stages else None
     result = {
         "run": str(found.path),
         "model": manifest["model"],

@@ -201,9 +201,12 @@ def build_artifact(artifact: Artifact) -> compaction.CompactNetwork:
     Raises:
         RunError: weights, gather indices or masks do not fit the network that is built.
     """
-    with torch.device("meta"):
-        backbone, _ = registry.build_backbone(artifact.spec)
     spec = artifact.spec
+    try:
+        with torch.device("meta"):
+            backbone, _ = registry.build_backbone(spec)
+    except UsageError as error:
+        raise RunError(f"{artifact.path}: its backbone cannot be built: {error}", error.hint) from None
     try:
         graph = compaction.trace(backbone.eval(), (spec.in_chans, spec.img_size, spec.img_size), check=False)
         network = compaction.compact(graph, backbone, artifact.masks, layout=artifact.layout)
@@ -226,9 +229,16 @@ def build_artifact(artifact: Artifact) -> compaction.CompactNetwork:
 
 
 def probe_difference(artifact: Artifact, network: nn.Module) -> float:
-    """Relative difference of the network's logits on the probe images from the stored ones."""
-    with torch.inference_mode():
-        return relative_difference(network(artifact.images), artifact.logits)
+    """Relative difference of the network's logits on the probe images from the stored ones.
+
+    Raises:
+        RunError: the probe images do not fit the network.
+    """
+    try:
+        with torch.inference_mode():
+            return relative_difference(network(artifact.images), artifact.logits)
+    except RuntimeError as error:
+        raise RunError(f"{artifact.path}: the probe images do not fit the network: {error}", DAMAGED) from None
 
 
 def load_artifact(path: Path) -> compaction.CompactNetwork:
@@ -240,10 +250,7 @@ def load_artifact(path: Path) -> compaction.CompactNetwork:
     """
     artifact = read_artifact(path)
     network = build_artifact(artifact)
-    try:
-        difference = probe_difference(artifact, network)
-    except RuntimeError as error:
-        raise RunError(f"{path}: the probe images do not fit the network: {error}", DAMAGED) from None
+    difference = probe_difference(artifact, network)
     if not difference <= 10 * TOLERANCE:
         raise RunError(
             f"{path}: the logits of the probe images differ by {difference:.1e} from the stored ones", DAMAGED

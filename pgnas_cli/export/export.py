@@ -52,12 +52,13 @@ def export(
     if layout not in LAYOUTS:
         raise UsageError(f"--layout {layout!r} was given, it should be {' or '.join(LAYOUTS)}", "--layout gather")
     run.begin("export")
-    ranking = read_json(run.rank_path / "ranking.json", hint=f"pgnas rank --force --run {run.path}")
-    winner = expect(ranking, "winner", str, run.rank_path / "ranking.json")
+    ranking_path, hint = run.rank_path / "ranking.json", f"pgnas rank --force --run {run.path}"
+    ranking = read_json(ranking_path, hint=hint)
+    winner = expect(ranking, "winner", str, ranking_path, hint=hint)
     chosen = find_candidate(run, candidate or winner)
     data = same_data(run, data_dir=data_dir, workers=workers)
     net = trained_supernet(run)
-    recalibrate = expect(ranking, "recalibrate", int, run.rank_path / "ranking.json")
+    recalibrate = expect(ranking, "recalibrate", int, ranking_path, hint=hint)
     evaluator = Evaluator(net, data, torch.device("cpu"), recalibrate=recalibrate)
     images = data.probe(PROBES)
     with evaluator.ready(chosen), torch.inference_mode():
@@ -72,7 +73,7 @@ def export(
         )
     section = describe(run, chosen, ranking, is_winner=chosen.id == winner)
     assert net.spec is not None
-    target = output or run.export_path
+    target = output.absolute() if output is not None else run.export_path
     pretrained_cfg = {
         "input_size": [data.in_chans, data.img_size, data.img_size],
         "mean": list(data.mean),

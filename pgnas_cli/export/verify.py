@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from pgnas_cli.errors import PgnasError
+from pgnas_cli.errors import PgnasError, RunError
 from pgnas_cli.export.artifact import (
+    CONFIG,
+    DAMAGED,
     TOLERANCE,
     WEIGHTS,
     build_artifact,
@@ -84,15 +86,15 @@ def verify(path: str | Path, run: RunDirectory | None = None) -> Verification:
     artifact = read_artifact(folder)
     network = build_artifact(artifact)
     section = artifact.config["pgnas"]
-    stated = section.get("candidate", {})
+    stated = section.get("candidate")
+    if not isinstance(stated, dict) or type(stated.get("params")) is not int:
+        raise RunError(f"{folder / CONFIG}: pgnas.candidate.params should be a whole number", DAMAGED)
     params = sum(parameter.numel() for parameter in network.parameters())
     checks = [
         Check("masks = candidate id", float(masks_id(artifact.masks) != stated.get("id")), 0.0, str(stated.get("id"))),
     ]
     if artifact.layout == "gather":
-        checks.append(
-            Check("parameters = counted", float(abs(params - int(stated.get("params", -1)))), 0.0, f"{params}")
-        )
+        checks.append(Check("parameters = counted", float(abs(params - stated["params"])), 0.0, f"{params}"))
     finite = all(bool(t.isfinite().all()) for t in network.state_dict().values() if t.is_floating_point())
     checks.append(Check("weights are finite", float(not finite), 0.0, WEIGHTS))
     checks.append(

@@ -35,11 +35,10 @@ def positive_copy(model: nn.Module, masks: Mapping[str, np.ndarray]) -> nn.Modul
             weight = (torch.rand(module.weight.shape, generator=generator).double() + 0.5) / fan
             if name in masks:
                 groups = getattr(module, "groups", 1)
-                inputs, rows = module.weight.shape[1], module.weight.shape[0] // groups
+                inputs = module.weight.shape[1]
                 mask = masks[name] if len(masks[name]) == inputs * groups else masks[name].repeat(inputs)
-                for group in range(groups):
-                    for k in np.flatnonzero(~mask[group * inputs : (group + 1) * inputs]):
-                        weight[group * rows : (group + 1) * rows, k] = 0
+                rows = mask.reshape(groups, inputs).repeat(module.weight.shape[0] // groups, axis=0)
+                weight[~torch.from_numpy(rows)] = 0
             module.weight.data = weight
             if module.bias is not None:
                 module.bias.data.zero_()

@@ -30,7 +30,16 @@ FAMILIES = [
     ),
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("densenet121", "vgg11_bn", "resnext50_32x4d", "efficientnet_b0", "res2net50_26w_4s")
+        for name in (
+            "regnety_002",
+            "ghostnet_050",
+            "repvgg_a0",
+            "densenet121",
+            "vgg11_bn",
+            "resnext50_32x4d",
+            "efficientnet_b0",
+            "res2net50_26w_4s",
+        )
     ),
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("inception_v3", "resnetv2_50", "resnest14d")),
 ]
@@ -57,7 +66,7 @@ def check(name: str, masks: dict[str, np.ndarray]) -> None:
     assert_equal(graph, model, masks, pictures(size_of(name)), FLOAT32)
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.7, 0.9, (0.02, 0.98)])
+@pytest.mark.parametrize("keep", [0.5, (0.5, 0.9), (0.02, 0.98)])
 @pytest.mark.parametrize("name", MAIN + FAMILIES)
 def test_random_masks(name: str, keep: float) -> None:
     check(name, random_masks(network(name)[1], keep, np.random.default_rng(3)))
@@ -87,7 +96,6 @@ def test_every_convolution_emptied_in_turn(name: str) -> None:
         masks = random_masks(graph, 0.8, np.random.default_rng(7))
         masks[conv] = np.zeros_like(masks[conv])
         assert_equal(graph, model, masks, pictures(), FLOAT32)
-        assert_equal(graph, model, {conv: masks[conv]}, pictures(), FLOAT32, ["gather"])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_double_precision(name: str) -> None:
         assert_equal(graph, double, masks, pictures(dtype=torch.float64), FLOAT64)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(data=st.data())
 def test_drawn_masks(data: st.DataObject) -> None:
     graph = network("shake")[1]
@@ -152,7 +160,7 @@ def test_oracle(name: str) -> None:
     emptied = constant(graph, False, list(graph.convs)[len(graph.convs) // 2])
     for masks in (
         {},
-        *(random_masks(graph, keep, rng) for keep in (0.5, 0.9)),
+        random_masks(graph, (0.5, 0.9), rng),
         random_masks(graph, (0.0, 0.3), rng),
         random_masks(graph, 0.8, rng) | emptied,
         only_one(graph),

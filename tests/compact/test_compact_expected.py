@@ -41,7 +41,7 @@ def sampled_cost(graph: ChannelGraph, probs: dict[str, Tensor], n: int = 1000) -
             for keep in ((0.9, 0.9), (0.4, 0.95), (0.5, 0.5), (0.2, 0.6))
         ),
         # grouped convolutions: the size of the fullest group
-        ("regnetx_002", 0.5, 0.9),
+        pytest.param("regnetx_002", 0.5, 0.9, marks=pytest.mark.slow),
         pytest.param("resnext50_32x4d", 0.5, 0.9, marks=pytest.mark.slow),
         pytest.param("densenet121", 0.3, 0.9, marks=pytest.mark.slow),
         ("mobilenetv3_small_050", 0.7, 0.9),

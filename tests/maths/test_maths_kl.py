@@ -105,7 +105,9 @@ def test_the_uniform_baseline_pays_an_ordinary_penalty(groups: dict[str, list[in
     net = supernet(groups)
     net.set_gates(fixed_drop=0.4)
     kl = net.kl(l2=8.0, num_examples=50.0)
-    assert kl.item() == pytest.approx(8 / 50 * sum(float(x.weight.detach().square().sum()) for x in net.search_layers.values()))
+    assert kl.item() == pytest.approx(
+        8 / 50 * sum(float(x.weight.detach().square().sum()) for x in net.search_layers.values())
+    )
     kl.backward()
     assert all(logits.grad is None for logits in net.gate_parameters())
 

@@ -48,7 +48,7 @@ def test_draws_depend_on_the_seed_alone() -> None:
 
 
 def test_the_mode_is_the_most_probable_of_all_masks() -> None:
-    found = posterior({"a": ([0.2, 0.7], (2, 1)), "b": ([0.5, 0.9], (1, 1))})
+    found = posterior({"a": ([0.2, 0.55], (2, 1)), "b": ([0.5, 0.9], (1, 1))})
     mode = found.mode()
     assert mode["a"].tolist() == [True, True, False]
     assert mode["b"].tolist() == [True, False]

@@ -56,7 +56,7 @@ def test_limits_are_respected(run: RunDirectory, limit: str, key: str) -> None:
 
 
 def test_fewer_than_asked_is_a_warning(run: RunDirectory) -> None:
-    smallest = run.require("sample")["params"]["min"]
+    smallest = sample(run, n=400, seed=1)["params"]["min"]  # of as many draws as eight candidates may take
     record = sample(run, n=8, seed=1, max_params=smallest)
     assert 1 <= record["candidates"] == len(read_candidates(run)) < 8
     (warning,) = record["warnings"]
@@ -142,6 +142,7 @@ DAMAGE: dict[str, Callable[[RunDirectory], None]] = {
     "rows empty": lambda run: (run.path / ROWS).write_text(""),
     "rows no JSON": lambda run: (run.path / ROWS).write_text('{"sha256": '),
     "rows binary": lambda run: (run.path / ROWS).write_bytes(b"\xff\xfe"),
+    "another hash": lambda run: rewrite(run, lambda rows: rows[0].update(sha256="0" * 64)),
     "one row less": lambda run: rewrite(run, list.pop),
     "two rows swapped": lambda run: rewrite(run, lambda rows: rows.insert(1, rows.pop(2))),
     "no params": lambda run: rewrite(run, lambda rows: rows[3].pop("params")),

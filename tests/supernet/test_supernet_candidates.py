@@ -58,9 +58,7 @@ def test_masked_multiplies_the_inputs_of_every_layer(make) -> None:
     handles = []
     for name, gate in net.gates.items():
         mask = torch.from_numpy(masks[name]).double()
-        handles.append(
-            gate.register_forward_hook(lambda _m, _i, y, mask=mask: y * mask.view(-1, *[1] * (y.ndim - 2)))
-        )
+        handles.append(gate.register_forward_hook(lambda _m, _i, y, mask=mask: y * mask.view(-1, *[1] * (y.ndim - 2))))
     wanted = net(x).detach()
     for handle in handles:
         handle.remove()

@@ -225,7 +225,7 @@ def test_gates_may_be_trained_by_sgd(new_run, granularity: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "rate"),
     [
-        ({}, torch.optim.Adam, 0.02),
+        ({}, torch.optim.Adam, Recipe().optimizer.resolved_gate_lr()),
         ({"gate_optimizer": "sgd"}, torch.optim.SGD, 0.3),
         ({"gate_lr": 0.5}, torch.optim.Adam, 0.5),
     ],
@@ -242,6 +242,13 @@ def test_the_gates_have_an_optimiser_of_their_own(changes: dict[str, Any], kind:
     assert held == {id(p) for p in net.parameters()} - {id(p) for p in net.gate_parameters()}
     assert optimizers.gates.param_groups[0]["initial_lr"] == rate
     assert {group["weight_decay"] for o in (optimizers.weights, optimizers.gates) for group in o.param_groups} == {0}
+
+
+def test_a_constant_rate_has_nothing_to_optimise() -> None:
+    net = registry.inflate("shakeshake26_2x2d", in_chans=1, img_size=8)
+    optimizers = Optimizers(net, make_recipe(**{"objective.fixed_drop": 0.3}), 10)
+    assert (optimizers.gates, optimizers.learned) == (None, False)
+    assert not any(logit.requires_grad for logit in net.gate_parameters())
 
 
 def rates(**schedule: object) -> list[float]:
@@ -301,7 +308,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_checkpoint_goes_on(new_run
 
 def test_a_rate_that_is_far_too_high_stops_with_one_line(new_run) -> None:
     run = new_run()
-    with pytest.raises(PgnasError, match="the loss is (nan|inf)") as error:
+    with pytest.raises(PgnasError, match=r"the loss is (nan|inf)") as error:
         train(run, make_recipe(**{"optimizer.lr": 1e20}), device="cpu")
     assert "\n" not in str(error.value)
     assert run.stage("train") is None

@@ -62,7 +62,7 @@ def test_only_ungated_convolutions_are_penalised(net: Supernet) -> None:
 
 
 def test_what_the_recipe_leaves_open_depends_on_the_number_of_images() -> None:
-    plain = Objective(recipe(), N)
+    plain = Objective(recipe(augmentation_factor=1.0), N)
     assert (plain.num_examples, plain.l2) == (N, pytest.approx(1e-4 * N))
     assert Objective(recipe(augmentation_factor=10.0), N).num_examples == 10 * N
     assert Objective(recipe(augmentation_factor=10.0), N).l2 == pytest.approx(1e-3 * N)

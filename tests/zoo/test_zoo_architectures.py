@@ -56,12 +56,14 @@ def test_inflated_resnet50_has_the_size_of_the_paper(inflation: dict, params: fl
     assert cost("resnet50", **inflation)[0] == pytest.approx(params, rel=0.01)
 
 
+@pytest.mark.slow
 def test_params_solves_for_the_width() -> None:
     spec = registry.solve_width(registry.make_spec("resnet50", Inflation()), 44e6)
     assert registry.plain_cost(spec)[0] == pytest.approx(44e6, rel=0.01)
     assert spec.inflation.width == pytest.approx(1.49, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [2e6, 11.689512e6])
 def test_no_neighbouring_width_comes_nearer(params: float) -> None:
     spec = registry.solve_width(registry.make_spec("resnet18", Inflation()), params)
