@@ -319,12 +319,12 @@ def test_all_keys_can_be_set() -> None:
 @pytest.mark.parametrize(
     ("objective", "num_examples", "l2"),
     [
-        (Objective(), 1200.0, 0.12),
+        (Objective(), 12000.0, 1.2),
         (Objective(augmentation_factor=10.0), 12_000.0, 1.2),
         (Objective(num_examples=5e5), 5e5, 50.0),
         (Objective(num_examples=5e5, augmentation_factor=10.0), 5e5, 50.0),
-        (Objective(l2=80.0), 1200.0, 80.0),
-        (Objective(l2=0.0), 1200.0, 0.0),
+        (Objective(l2=80.0), 12000.0, 80.0),
+        (Objective(l2=0.0), 12000.0, 0.0),
     ],
 )
 def test_l2_and_n_follow_the_training_images(objective: Objective, num_examples: float, l2: float) -> None:
@@ -336,7 +336,7 @@ def test_l2_and_n_follow_the_training_images(objective: Objective, num_examples:
 @pytest.mark.parametrize(
     ("optimizer", "rate"),
     [
-        (Optimizer(), 0.02),
+        (Optimizer(), 0.1),
         (Optimizer(gate_optimizer="sgd", lr=0.3), 0.3),
         (Optimizer(gate_lr=0.5), 0.5),
         (Optimizer(gate_optimizer="sgd", gate_lr=0.5), 0.5),

@@ -134,7 +134,8 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_e
     for group in optimizer.param_groups:
         common["warmup_lr_init"] = group["lr"] / (warmup + 1)
     if schedule.name == "step":
-        milestones = [epoch * steps_per_epoch for epoch in schedule.milestones]
+        # timm counts a milestone as passed one update early
+        milestones = [epoch * steps_per_epoch + 1 for epoch in schedule.milestones]
         return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=schedule.gamma, **common)
     return CosineLRScheduler(optimizer, t_initial=max(2, total - warmup), lr_min=0.0, warmup_prefix=True, **common)
 

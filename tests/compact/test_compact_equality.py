@@ -45,8 +45,11 @@ FAMILIES = [
 ]
 # no barriers and only monotonic operations
 ORACLE = [
-    *("shake", "resnet18", "seresnet18", "regnetx_002"),
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet50", "densenet121", "resnext50_32x4d", "inception_v3")),
+    *("shake", "resnet18", "regnetx_002"),
+    *(
+        pytest.param(n, marks=pytest.mark.slow)
+        for n in ("seresnet18", "resnet50", "densenet121", "resnext50_32x4d", "inception_v3")
+    ),
     *(pytest.param(n, marks=pytest.mark.slow) for n in ("res2net50_26w_4s", "resnetv2_50")),
 ]
 
@@ -55,7 +58,7 @@ def size_of(name: str) -> int:
     return 75 if name == "inception_v3" else 32 if name in ("shake", "resnet18", "resnet50") else 64
 
 
-@lru_cache(8)
+@lru_cache(4)
 def network(name: str) -> tuple[nn.Module, ChannelGraph]:
     model = build(name)
     return model, trace(model, (3, size_of(name), size_of(name)))
@@ -95,7 +98,7 @@ def test_every_convolution_emptied_in_turn(name: str) -> None:
     for conv in graph.convs:
         masks = random_masks(graph, 0.8, np.random.default_rng(7))
         masks[conv] = np.zeros_like(masks[conv])
-        assert_equal(graph, model, masks, pictures(), FLOAT32)
+        assert_equal(graph, model, masks, pictures(), FLOAT32, ["gather"])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_double_precision(name: str) -> None:
         assert_equal(graph, double, masks, pictures(dtype=torch.float64), FLOAT64)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=25)
 @given(data=st.data())
 def test_drawn_masks(data: st.DataObject) -> None:
     graph = network("shake")[1]

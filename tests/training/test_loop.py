@@ -261,7 +261,6 @@ def rates(**schedule: object) -> list[float]:
     return found
 
 
-@pytest.mark.xfail(strict=True, reason="timm's MultiStepLRScheduler drops one step before its milestone")
 def test_step_schedule_drops_at_its_milestones() -> None:
     found = rates(name="step", epochs=6, warmup_epochs=0.0, milestones=[2, 4], gamma=0.1)
     assert found == pytest.approx([0.4] * 20 + [0.04] * 20 + [0.004] * 20)
@@ -281,7 +280,6 @@ def test_cosine_schedule_warms_up_and_falls_to_nothing() -> None:
     assert found[10:] == pytest.approx(wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="timm's MultiStepLRScheduler drops one step before its milestone")
 def test_the_logged_rate_is_that_of_the_last_step(new_run) -> None:
     run = new_run()
     schedule = {"schedule.name": "step", "schedule.milestones": [1, 2], "schedule.warmup_epochs": 0.0}
