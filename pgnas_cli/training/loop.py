@@ -136,7 +136,9 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_e
     if schedule.name == "step":
         # timm counts a milestone as passed one update early
         milestones = [epoch * steps_per_epoch + 1 for epoch in schedule.milestones]
-        return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=schedule.gamma, **common)
+        return MultiStepLRScheduler(
+            optimizer, decay_t=milestones, decay_rate=schedule.gamma, warmup_prefix=False, **common
+        )
     return CosineLRScheduler(optimizer, t_initial=max(2, total - warmup), lr_min=0.0, warmup_prefix=True, **common)
 
 
