@@ -270,7 +270,7 @@ def with_little_space(folder: Path, environment: dict[str, str], *arguments: str
     """The installed `pgnas` under a real limit of `limit` bytes a file."""
     done = subprocess.run(
         [PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
-        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr

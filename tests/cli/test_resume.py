@@ -20,6 +20,7 @@ from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 EPOCHS = 3
 RECIPE = ("--data", "digits", "--limit-train", "640", "--batch-size", "16", "--target-params", "0.5x",
           "--epochs", str(EPOCHS))  # fmt: skip
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # two would wait for each other where other processes take the cores
 PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def run(inflated: RunDirectory, tmp_path: Path) -> RunDirectory:
 def whole(inflated: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Trained without interruption, in a process of its own as the others."""
     run = RunDirectory(shutil.copytree(inflated.path, tmp_path_factory.mktemp("whole") / "run"))
-    environment = {"OMP_NUM_THREADS": "2", "PATH": "", "TERM": "dumb"}
+    environment = {**ONE_THREAD, "PATH": "", "TERM": "dumb"}
     subprocess.run(
         [PROGRAM, "train", "--run", run.path, *RECIPE, "--quiet"], env=environment, check=True, timeout=300,
         stdout=subprocess.DEVNULL,
@@ -52,7 +53,9 @@ def whole(inflated: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> R
 def kill_when(condition: Callable[[], bool], run: RunDirectory, environment: dict[str, str]) -> None:
     """Train, and SIGKILL the process a moment after `condition` holds."""
     command = [PROGRAM, "train", "--run", run.path, *RECIPE, "--quiet"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, env=environment | ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
         deadline = time.monotonic() + 240
         while not condition():
             assert process.poll() is None, process.stderr and process.stderr.read()
@@ -87,13 +90,13 @@ def test_killed_in_the_middle_of_an_epoch(run, whole, pgnas, environment) -> Non
     kill_when(lambda: len(checkpoints(run)) > 0, run, environment)
     assert run.stage("train") is None
     assert 1 <= len(read_jsonl(run.train_path / "log.jsonl")) < EPOCHS
-    resumed = pgnas("train", "--run", str(run.path), "--resume")
+    resumed = pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
     assert resumed.returncode == 0, resumed.stderr
     assert re.search(rf"^resuming after epoch [12] of {EPOCHS}$", resumed.stderr, re.MULTILINE)
     assert_as_if_never_stopped(run, whole)
 
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    again = pgnas("train", "--run", str(run.path), "--resume")
+    again = pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
     assert again.returncode == 0
     assert f"has finished its {EPOCHS} epochs: nothing to resume" in again.stderr
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
@@ -102,7 +105,7 @@ def test_killed_in_the_middle_of_an_epoch(run, whole, pgnas, environment) -> Non
 def test_killed_before_the_first_checkpoint(run, whole, pgnas, environment) -> None:
     kill_when((run.train_path / "recipe.toml").is_file, run, environment)
     assert checkpoints(run) == []
-    resumed = pgnas("train", "--run", str(run.path), "--resume")
+    resumed = pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
     assert resumed.returncode == 0, resumed.stderr
     assert "no checkpoint was written yet: starting from the first epoch" in resumed.stderr
     assert_as_if_never_stopped(run, whole)
@@ -115,5 +118,5 @@ def test_killed_between_the_logs_and_the_checkpoint(run, whole, pgnas, environme
         with open(run.train_path / name, "a") as log:
             log.write('{"epoch": 2, "step": 80}\n{"epoch": 3, "st')
     (run.checkpoints_path / ".000000080.0badcafe.tmp").mkdir()
-    assert pgnas("train", "--run", str(run.path), "--resume").returncode == 0
+    assert pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD).returncode == 0
     assert_as_if_never_stopped(run, whole)

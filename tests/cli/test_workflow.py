@@ -150,7 +150,7 @@ def test_verify_exits_1_when_a_link_does_not_hold(journey: Journey, capsys, tmp_
 
 @pytest.mark.slow
 def test_quickstart_ends_in_three_networks(pgnas, tmp_path: Path) -> None:
-    done = pgnas("quickstart", "--tiny", "--run", str(tmp_path / "quick"))
+    done = pgnas("quickstart", "--tiny", "--run", str(tmp_path / "quick"), env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     for line in ("full supernet", "uniform candidates", "found network"):
         assert [row for row in done.stdout.splitlines() if row.startswith(line) and " ms (" in row], line
