@@ -79,7 +79,6 @@ class _Classifier:
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.nodes: dict[fx.Node, ChannelNode] = {}
         self.entangled = _entangled(model, self.modules, graph)
-        self.batch = next(self.shapes[n][0] for n in graph.nodes if n.op == "placeholder")
 
     def run(self) -> tuple[ChannelNode, ...]:
         for n in self.graph.nodes:
@@ -271,7 +270,7 @@ class _Classifier:
     def _flatten(self, n: fx.Node, source: Any) -> Finding | None:
         """[B, C, ...] -> [B, C x ...], whichever way it is spelled."""
         before, shape = self._shape(source) if isinstance(source, fx.Node) else None, self._shape(n)
-        if before is None or shape is None or len(before) < 2 or before[0] != self.batch:
+        if before is None or shape is None or len(before) < 2:
             return None
         if shape != (before[0], math.prod(before[1:])) or not self.nodes[source].is_map:
             return None

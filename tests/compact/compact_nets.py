@@ -129,10 +129,14 @@ def sizes(graph: ChannelGraph) -> dict[str, int]:
     return found
 
 
-def random_masks(graph: ChannelGraph, keep: float | tuple[float, float], rng: np.random.Generator) -> Masks:
-    """Independent draws; from a range of probabilities, one for each layer."""
+def random_masks(
+    graph: ChannelGraph, keep: float | tuple[float, float], rng: np.random.Generator, *, by_channel: bool = False
+) -> Masks:
+    """Independent draws of units, or of single channels also within groups; from a range of probabilities, one for
+    each layer."""
     low, high = keep if isinstance(keep, tuple) else (keep, keep)
-    return {name: rng.random(n) < rng.uniform(low, high) for name, n in sizes(graph).items()}
+    units = graph.searchable if by_channel else sizes(graph)
+    return {name: rng.random(n) < rng.uniform(low, high) for name, n in units.items()}
 
 
 def constant(graph: ChannelGraph, value: bool, prefix: str = "") -> Masks:

@@ -9,10 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compact_nets import Mix, assert_equal, constant, only_one, pictures, random_masks, randomise, sizes
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from pgnas_cli.compact import analyse, compact, depends_on_input, trace
+from pgnas_cli.compact import analyse, compact, count, depends_on_input, trace
 from pgnas_cli.compact.build import EMIT
+from pgnas_cli.compact.network import ChannelAdd, ChannelScatter
 from pgnas_cli.compact.rules import RULES
 
 
@@ -169,6 +172,23 @@ class Unaffine(Net):
         return self.norm(a) + b
 
 
+class NormWithActivation(Net):
+    """timm's BatchNorm with an activation inside: f(0) = 0 is a normalisation, f(0) != 0 a barrier."""
+
+    def extra(self) -> None:
+        self.zero, self.nonzero = BatchNormAct2d(8), BatchNormAct2d(8, act_layer=nn.Sigmoid)
+
+    def body(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.zero(a) + self.nonzero(b)
+
+
+class OtherDirections(Net):
+    """Joining and padding that look like those of channels and of zeros but are not."""
+
+    def body(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([F.pad(a, (1, 1, 0, 0), value=1.0), F.pad(b, (1, 1))], 2)
+
+
 class Flattened(Net):
     """A linear layer on a flattened map, masked element by element, and one without bias behind a BatchNorm1d."""
 
@@ -184,7 +204,7 @@ class Flattened(Net):
 
 NETS = [
     *(Sum, InPlaceSum, Product, Square, Shift, Slices, PreActivation, Grouped, SqueezeExcite, Mixed, Attributes),
-    *(Barriers, Dead, Twice, Unaffine, Flattened),
+    *(Barriers, Dead, Twice, Unaffine, NormWithActivation, OtherDirections, Flattened),
 ]
 
 
@@ -194,7 +214,7 @@ def test_masked_equals_compact(kind: type[Net]) -> None:
     model, rng, images = randomise(kind()).double(), np.random.default_rng(0), pictures(12, dtype=torch.float64)
     graph = trace(model, (3, 12, 12))
     cases = [{}, constant(graph, True), constant(graph, False), only_one(graph)]
-    cases += [random_masks(graph, (0.0, 1.0), rng) for _ in range(30)]
+    cases += [random_masks(graph, (0.0, 1.0), rng, by_channel=bool(i % 2)) for i in range(30)]
     cases += [
         random_masks(graph, 0.7, rng) | {name: np.zeros(sizes(graph)[name], bool) for name in emptied}
         for emptied in itertools.chain.from_iterable(itertools.combinations(sizes(graph), n) for n in (1, 2))
@@ -259,6 +279,26 @@ def test_what_nobody_needs_is_gone() -> None:
     small = built(Dead, reader=[])
     assert not hasattr(small, "layer_norm")
     assert not hasattr(small, "b")
+
+
+def test_barriers_count_in_full() -> None:
+    """Parameters once, however often it is called; multiply-adds at every call."""
+    model = randomise(Twice())
+    graph = trace(model, (3, 12, 12))
+    masks = {"last": np.arange(8) < 3}
+    cost, small = count(graph, analyse(graph, masks)), compact(graph, model, masks)
+    assert cost.params == sum(p.numel() for p in small.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        small(pictures(12, batch=1))
+    assert counter.get_total_flops() == 2 * cost.macs
+    assert cost.macs > 2 * 8 * 8 * 9 * 144
+
+
+def test_a_partly_dead_operand_is_added_where_it_is_alive() -> None:
+    small = built(PreActivation, a=[])
+    kinds = {type(m) for m in small.modules()}
+    assert ChannelAdd in kinds
+    assert ChannelScatter not in kinds
 
 
 def test_attributes_are_cut_unless_shared() -> None:
