@@ -116,6 +116,8 @@ class BuildSpec:
                 raise UsageError(f"model description: key {name!r} should be {kind.__name__}, not {data.get(name)!r}")
         if unknown := sorted(set(data) - set(kinds)):
             raise UsageError(f"model description: unknown key {unknown[0]!r}")
+        if not 0 <= data["seed"] < 2**63:
+            raise UsageError(f"model description: seed is {data['seed']}, it should lie in 0..2^63-1")
         for name, most in (("num_classes", 10_000_000), ("in_chans", 10_000), ("img_size", 100_000)):
             if not 1 <= data[name] <= most:
                 raise UsageError(f"model description: {name} is {data[name]}, it should lie in 1..{most}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 import typing
@@ -340,7 +341,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             if not isinstance(found, dict):
                 raise UsageError(f"unknown recipe key {key!r}{_did_you_mean(key)}", "--set schedule.epochs=40")
             section = found
-        if value is None:
+        if value is None and key in all_keys():
             section.pop(last, None)
         else:
             section[last] = value
@@ -426,9 +427,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type of a field; an int passes for a float, a list for a tuple of ints."""
     kinds: Iterable[Any] = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in kinds:
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if typing.get_origin(kind) is tuple:
+        if kind is float:
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                return float(value)
+        elif typing.get_origin(kind) is tuple:
             if isinstance(value, list | tuple) and all(type(item) is int for item in value):
                 return tuple(value)
         elif isinstance(kind, type) and type(value) is kind:

@@ -107,7 +107,7 @@ def find(arch: str) -> tuple[PluginStatus, ZooPlugin, str]:
             raise UsageError(
                 f"the plugin {chosen} of {status.distribution} is broken: {status.problem}", "pgnas zoo list"
             )
-        if status.plugin is not None and chosen in ("", status.plugin.name) and status.plugin.matches(plain):
+        if status.plugin is not None and chosen in ("", status.plugin.name) and _claims(status, status.plugin, plain):
             claims.append((status, status.plugin))
     if len(claims) > 1:
         claims = [claim for claim in claims if claim[1].name != FALLBACK]
@@ -121,6 +121,18 @@ def find(arch: str) -> tuple[PluginStatus, ZooPlugin, str]:
             "pgnas zoo list shows every architecture",
         )
     return claims[0][0], claims[0][1], plain
+
+
+def _claims(status: PluginStatus, plugin: ZooPlugin, arch: str) -> bool:
+    try:
+        return plugin.matches(arch)
+    except Exception as error:  # one third party's fault must not hide everybody else's architectures
+        if any(info.name == arch for info in plugin.architectures()):
+            problem = f"its matches({arch!r}) fails: {type(error).__name__}: {error}"
+            raise UsageError(
+                f"the plugin {plugin.name} of {status.distribution} is broken: {problem}", "pgnas zoo list"
+            ) from error
+        return False
 
 
 # ---- building -----------------------------------------------------------------------------------------------

@@ -223,6 +223,8 @@ def test_overriding_replaces_some_keys_in_a_copy() -> None:
     [
         ({"schedule.epoch": 3}, "unknown key 'schedule.epoch'; did you mean .*schedule.epochs"),
         ({"schedul.epochs": 3}, "unknown recipe key 'schedul.epochs'; did you mean schedule.epochs"),
+        ({"schedule.epoch": None}, "unknown key 'schedule.epoch'"),
+        ({"optimizer.lr": float("inf")}, "optimizer.lr should be float, not inf"),
         ({"epochs": 3}, "unknown key 'epochs'"),
         ({"seed.x": 3}, "unknown recipe key 'seed.x'"),
         ({"schedule": 3}, r"schedule should be a section"),

@@ -167,6 +167,15 @@ def test_a_named_family_beats_the_one_for_any_network(install) -> None:
     assert registry.find("whatever")[1].name == "timm_cnn"
 
 
+def test_a_plugin_whose_matches_fails_hides_nobody_else(install) -> None:
+    install(bad=family("bad", "own", matches=fail(RuntimeError("odd"))), good=family("good", "net"))
+    assert registry.find("net")[1].name == "good"
+    with pytest.raises(
+        UsageError, match=r"the plugin bad of pgnas-bad 1\.0 is broken: its matches\('own'\) fails: .*odd"
+    ):
+        registry.find("own")
+
+
 def test_no_plugin_at_all(install) -> None:
     install()
     assert registry.architectures() == []

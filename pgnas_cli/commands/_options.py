@@ -21,7 +21,7 @@ RunOption = Annotated[
     Path | None,
     typer.Option("--run", metavar="DIR", help="Run directory; default $PGNAS_RUN, else the newest in ./runs."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random generators.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the random generators.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that later stages have used.")]
 
 _PANEL = "Output"

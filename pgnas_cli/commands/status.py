@@ -7,7 +7,7 @@ from typing import Any
 from pgnas_cli.commands._options import RunOption
 from pgnas_cli.commands.rank import interval
 from pgnas_cli.console import console, human, percent
-from pgnas_cli.run import STAGES, RunDirectory, read_json
+from pgnas_cli.run import STAGES, RunDirectory, expect, read_json
 
 
 def status(run: RunOption = None) -> None:
@@ -25,6 +25,9 @@ def status(run: RunOption = None) -> None:
     ranking_path = found.rank_path / "ranking.json"
     hint = f"pgnas rank --force --run {found.path}"
     ranking = read_json(ranking_path, hint=hint) if "rank" in stages else None
+    if ranking is not None:
+        expect(ranking, "winner", str, ranking_path, hint=hint)
+        expect(ranking, "test_accuracy", dict, ranking_path, hint=hint)
     result = {
         "run": str(found.path),
         "model": manifest["model"],

@@ -61,7 +61,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Seed of splits, order, augmentation and noise.")
+        int | None, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of splits, order, augmentation and noise.")
     ] = None,
     gpus: GpusOption = None,
     device: DeviceOption = "auto",

@@ -10,6 +10,7 @@ The same run gives the same bytes: nothing in it is a time, a path or a random n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def write_artifact(
     with torch.inference_mode():
         logits = network(images)
     gather = network.gather_indices()
-    config = {
+    config: dict[str, Any] = {
         "architecture": ARCHITECTURE,
         "num_classes": spec.num_classes,
         "num_features": num_features(network),
@@ -126,8 +127,9 @@ def write_artifact(
     folder = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write_json(folder / CONFIG, config)
         save_tensors(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
+        config["pgnas"]["weights_sha256"] = weights_digest(folder)
+        write_json(folder / CONFIG, config)
         proof = {
             "masks": torch.from_numpy(pack([masks])[0]),
             "probe_images": images,
@@ -195,11 +197,11 @@ def read_artifact(path: Path) -> Artifact:
     return Artifact(path, config, spec, masks, layout, gather, tensors["probe_images"], tensors["probe_logits"])
 
 
-def build_artifact(artifact: Artifact) -> compaction.CompactNetwork:
-    """The network of an artifact: backbone on the meta device, traced, compacted by the masks, weights assigned.
+def trace_artifact(artifact: Artifact) -> tuple[nn.Module, compaction.ChannelGraph]:
+    """The backbone of an artifact on the meta device, and its channel graph.
 
     Raises:
-        RunError: weights, gather indices or masks do not fit the network that is built.
+        RunError: the backbone cannot be built, or the stored masks do not fit it.
     """
     spec = artifact.spec
     try:
@@ -207,11 +209,35 @@ def build_artifact(artifact: Artifact) -> compaction.CompactNetwork:
             backbone, _ = registry.build_backbone(spec)
     except UsageError as error:
         raise RunError(f"{artifact.path}: its backbone cannot be built: {error}", error.hint) from None
+    graph = compaction.trace(backbone.eval(), (spec.in_chans, spec.img_size, spec.img_size), check=False)
     try:
-        graph = compaction.trace(backbone.eval(), (spec.in_chans, spec.img_size, spec.img_size), check=False)
-        network = compaction.compact(graph, backbone, artifact.masks, layout=artifact.layout)
+        for name, mask in artifact.masks.items():
+            graph.masked_node(name, mask)
     except UsageError as error:
         raise RunError(f"{artifact.path}: the masks do not fit {spec.arch}: {error}", DAMAGED) from None
+    return backbone, graph
+
+
+def counted_cost(artifact: Artifact) -> compaction.Cost[int]:
+    """Parameters (gathered layout) and MACs that the masks and the stated image size amount to."""
+    _, graph = trace_artifact(artifact)
+    return compaction.count(graph, compaction.analyse(graph, artifact.masks))
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of an artifact's weights file."""
+    with open(path / WEIGHTS, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_artifact(artifact: Artifact) -> compaction.CompactNetwork:
+    """The network of an artifact: backbone on the meta device, traced, compacted by the masks, weights assigned.
+
+    Raises:
+        RunError: weights, gather indices or masks do not fit the network that is built.
+    """
+    backbone, graph = trace_artifact(artifact)
+    network = compaction.compact(graph, backbone, artifact.masks, layout=artifact.layout)
     tensors, _ = load_tensors(artifact.path / WEIGHTS, hint=DAMAGED)
     own = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if wrong := sorted(

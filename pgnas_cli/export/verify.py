@@ -15,9 +15,11 @@ from pgnas_cli.export.artifact import (
     TOLERANCE,
     WEIGHTS,
     build_artifact,
+    counted_cost,
     probe_difference,
     read_artifact,
     relative_difference,
+    weights_digest,
 )
 from pgnas_cli.export.export import load_run_candidate
 from pgnas_cli.posterior.candidate import masks_id
@@ -72,8 +74,8 @@ def verify(path: str | Path, run: RunDirectory | None = None) -> Verification:
     """Replay the equality checks of an artifact.
 
     By itself an artifact proves: it loads strictly; its masks have the identity that the configuration names; its
-    parameters are as many as were counted; its logits on the probe images are the stored ones. With the run that it
-    came from: masked = compact = reloaded.
+    parameters and MACs are as many as were counted; its weights file is the one that was written; its logits on the
+    probe images are the stored ones. With the run that it came from: masked = compact = reloaded.
 
     Args:
         path: the artifact's folder.
@@ -87,14 +89,18 @@ def verify(path: str | Path, run: RunDirectory | None = None) -> Verification:
     network = build_artifact(artifact)
     section = artifact.config["pgnas"]
     stated = section.get("candidate")
-    if not isinstance(stated, dict) or type(stated.get("params")) is not int:
-        raise RunError(f"{folder / CONFIG}: pgnas.candidate.params should be a whole number", DAMAGED)
+    if not isinstance(stated, dict) or any(type(stated.get(key)) is not int for key in ("params", "macs")):
+        raise RunError(f"{folder / CONFIG}: pgnas.candidate.params and .macs should be whole numbers", DAMAGED)
     params = sum(parameter.numel() for parameter in network.parameters())
+    macs = counted_cost(artifact).macs
     checks = [
         Check("masks = candidate id", float(masks_id(artifact.masks) != stated.get("id")), 0.0, str(stated.get("id"))),
     ]
     if artifact.layout == "gather":
         checks.append(Check("parameters = counted", float(abs(params - stated["params"])), 0.0, f"{params}"))
+    checks.append(Check("MACs = counted", float(abs(macs - stated["macs"])), 0.0, f"{macs}"))
+    changed = weights_digest(folder) != section.get("weights_sha256")
+    checks.append(Check("weights file unchanged", float(changed), 0.0, f"SHA-256 of {WEIGHTS}"))
     finite = all(bool(t.isfinite().all()) for t in network.state_dict().values() if t.is_floating_point())
     checks.append(Check("weights are finite", float(not finite), 0.0, WEIGHTS))
     checks.append(

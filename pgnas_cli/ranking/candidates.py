@@ -105,12 +105,17 @@ def write_candidates(run: RunDirectory, net: Supernet, candidates: list[Candidat
     """Write masks and summaries; returns the hash that both carry."""
     bits = pack([candidate.masks for candidate in candidates])
     layout = json.dumps({name: gate.channels for name, gate in net.gates.items()})
-    digest = hashlib.sha256(layout.encode() + bits.tobytes()).hexdigest()
+    rows = [candidate.summary() for candidate in candidates]
+    digest = _digest(layout, bits.tobytes(), rows)
     run.drop_after("sample")
     save_tensors(run.path / MASKS, {"masks": torch.from_numpy(bits)}, {"layout": layout, "sha256": digest})
-    header = {"sha256": digest, "candidates": len(candidates)}
-    write_jsonl(run.path / ROWS, [header, *(candidate.summary() for candidate in candidates)])
+    write_jsonl(run.path / ROWS, [{"sha256": digest, "candidates": len(candidates)}, *rows])
     return digest
+
+
+def _digest(layout: str, bits: bytes, rows: list[dict[str, Any]]) -> str:
+    """The hash that masks and summaries share: it covers both."""
+    return hashlib.sha256(layout.encode() + bits + json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read_candidates(run: RunDirectory) -> list[Candidate]:
@@ -129,7 +134,7 @@ def read_candidates(run: RunDirectory) -> list[Candidate]:
         bits = tensors["masks"].numpy()
     except (KeyError, ValueError):
         raise RunError(f"{run.path / MASKS} holds no masks", hint) from None
-    actual = hashlib.sha256(metadata["layout"].encode() + bits.tobytes()).hexdigest()
+    actual = _digest(metadata["layout"], bits.tobytes(), rows)
     if not digest == metadata.get("sha256") == actual or len(rows) != len(bits):
         raise RunError(f"{MASKS} and {ROWS} in {run.path} do not belong together", hint)
     return [_candidate(masks, row, run, hint) for masks, row in zip(unpack(bits, layout), rows, strict=True)]

@@ -122,9 +122,11 @@ class ParameterBudget:
     def __init__(self, net: Supernet, target: float, *, start: float, reached: float) -> None:
         smallest, largest = reachable(net)
         if not smallest <= target <= largest:
+            whole = net.kept_cost().params
+            low, high = math.ceil(100 * smallest / whole) / 100, math.floor(100 * largest / whole) / 100
             raise UsageError(
                 f"E[parameters] cannot be held at {target:.0f}: the gates reach {smallest:.0f} to {largest:.0f}",
-                f"--target-params {math.ceil(100 * 1.05 * smallest / net.kept_cost().params) / 100:.2f}x",
+                f"--target-params {low if target < smallest else high:.2f}x",
             )
         self.net = net
         self.target = target
@@ -144,7 +146,12 @@ class ParameterBudget:
         return self.initial + share * (self.target - self.initial)
 
     def correct(
-        self, progress: float, metric: Callable[[nn.Parameter], Tensor | float], *, tolerance: float = 2e-3
+        self,
+        progress: float,
+        metric: Callable[[nn.Parameter], Tensor | float],
+        *,
+        travelled: float = 1.0,
+        tolerance: float = 2e-3,
     ) -> None:
         """Bring E[parameters] to the target of this moment, along -P * dC/da.
 
@@ -152,7 +159,9 @@ class ParameterBudget:
 
         Args:
             progress: share of training done.
-            metric: parameter -> P, the step that its optimiser makes for a unit gradient.
+            metric: parameter -> P, the step that its optimiser makes for a unit gradient at rate 1.
+            travelled: the optimiser's rate, summed over the steps since the last correction; it turns the length of
+                the correction into lambda, the `multiplier`.
             tolerance: relative error of E[parameters] that ends the iteration.
         """
         if progress < self.start:
@@ -171,14 +180,18 @@ class ParameterBudget:
         else:
             with torch.no_grad():
                 self.expected = float(self.net.cost().expected_params)
-        self.multiplier = 0.9 * self.multiplier + 0.1 * total
+        if travelled > 0:
+            self.multiplier = 0.9 * self.multiplier + 0.1 * total / travelled
 
     @staticmethod
     @torch.no_grad()
     def _newton(
         logits: Sequence[Tensor], scales: Sequence[Tensor | float], slopes: Sequence[Tensor], gap: float
     ) -> float:
-        """One step along P * slope that would close `gap` if C were linear; returns lambda."""
+        """One step along P * slope that would close `gap` if C were linear; returns its length with lambda's sign.
+
+        A logit that would move further than LARGEST_MOVE moves that far; the next step closes what that leaves.
+        """
         directions = []
         for logit, scale, slope in zip(logits, scales, slopes, strict=True):
             # slope < 0: a larger drop logit, a smaller network. What would leave the bounds stays where it is.
@@ -188,10 +201,8 @@ class ParameterBudget:
         if curvature <= 0.0:
             return 0.0
         amount = gap / curvature
-        longest = abs(amount) * max(float(step.abs().max()) for step in directions)
-        amount *= min(1.0, LARGEST_MOVE / longest)
         for logit, step in zip(logits, directions, strict=True):
-            logit.add_(step, alpha=amount).clamp_(-LOGIT_BOUND, LOGIT_BOUND)
+            logit.add_((amount * step).clamp_(-LARGEST_MOVE, LARGEST_MOVE)).clamp_(-LOGIT_BOUND, LOGIT_BOUND)
         return -amount
 
     def state(self) -> dict[str, float]:

@@ -68,6 +68,8 @@ def save_checkpoint(run: RunDirectory, net: nn.Module, state: dict[str, Any], *,
     """Write a checkpoint and remove all but the newest two. Nothing is removed before the new one is in place."""
     run.checkpoints_path.mkdir(parents=True, exist_ok=True)
     target = run.checkpoints_path / f"{step:09d}"
+    for left_over in run.checkpoints_path.glob(".*.tmp"):  # of a save that was killed
+        shutil.rmtree(left_over)
     folder = run.checkpoints_path / f".{target.name}.{secrets.token_hex(4)}.tmp"
     folder.mkdir()
     try:

@@ -109,6 +109,11 @@ class Optimizers:
     def lr(self) -> float:
         return float(self.weights.param_groups[0]["lr"])
 
+    @property
+    def gate_lr(self) -> float:
+        """The gates' rate at this step; 0 where nothing is learned about them."""
+        return float(self.gates.param_groups[0]["lr"]) if self.gates is not None else 0.0
+
     def gate_metric(self, logit: nn.Parameter) -> Tensor | float:
         """The step that the gates' optimiser makes for a unit gradient, without its rate: P of the budget."""
         state = self.gates.state.get(logit, {}) if self.gates is not None else {}
@@ -213,6 +218,9 @@ class Trainer:
                     self.epoch, self.recipe.schedule.epochs, self.step, self.steps, {**shown, "images/s": rate}
                 )
             )
+        floats = (tensor for tensor in self.net.state_dict().values() if tensor.is_floating_point())
+        if not all(bool(tensor.isfinite().all()) for tensor in floats):
+            raise self._diverged(f"the weights are not finite after step {self.step}")
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         self.epoch += 1
@@ -227,19 +235,22 @@ class Trainer:
         values = {"loss": float(losses.total.detach()), "cross_entropy": float(losses.cross_entropy.detach()),
                   "kl": float(losses.kl.detach())}  # fmt: skip
         if not np.isfinite(values["loss"]):
-            raise PgnasError(
-                f"the loss is {values['loss']} at step {self.step} "
-                f"(cross-entropy {values['cross_entropy']:g}, KL {values['kl']:g})",
-                f"lower --lr (it is {self.recipe.optimizer.lr:g}); the last checkpoint is kept for --resume",
-            )
+            terms = f"cross-entropy {values['cross_entropy']:g}, KL {values['kl']:g}"
+            raise self._diverged(f"the loss is {values['loss']} at step {self.step} ({terms})")
         torch.autograd.backward(losses.total)
         self.optimizers.step(self.step)
         self.step += 1
         if self.optimizers.learned:
             clamp_logits(self.net.gate_parameters())
         if self.budget is not None and (self.step % BUDGET_INTERVAL == 0 or self.step == self.steps):
-            self.budget.correct(self.step / self.steps, self.optimizers.gate_metric)
+            travelled = BUDGET_INTERVAL * self.optimizers.gate_lr
+            self.budget.correct(self.step / self.steps, self.optimizers.gate_metric, travelled=travelled)
         return values, int((logits.detach().argmax(1) == labels).sum())
+
+    def _diverged(self, what: str) -> PgnasError:
+        """The error of a training that cannot go on; checkpoints written before it are good and stay."""
+        lower = f"pgnas train --force --lr {self.recipe.optimizer.lr / 10:g} starts again with a lower rate"
+        return PgnasError(what, lower)
 
     def assess(self) -> dict[str, Any]:
         """State of the posterior, and accuracy of the most probable masks on the selection split."""

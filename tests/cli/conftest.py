@@ -29,9 +29,9 @@ sys.exit(__main__.main())
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """This process's environment without the variables that steer pgnas, and with two threads."""
+    """This process's environment without the variables that steer pgnas, and with one thread."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PGNAS_", "_PGNAS_", "TYPER_"))}
-    return kept | {"OMP_NUM_THREADS": "2", "TERM": "dumb"}
+    return kept | {"OMP_NUM_THREADS": "1", "TERM": "dumb"}
 
 
 @pytest.fixture

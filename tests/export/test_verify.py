@@ -16,7 +16,14 @@ from pgnas_cli.export.export import export
 from pgnas_cli.export.verify import Check, verify
 from pgnas_cli.run import RunDirectory, load_tensors, save_tensors
 
-ALONE = ["masks = candidate id", "parameters = counted", "weights are finite", "reloaded = exported"]
+ALONE = [
+    "masks = candidate id",
+    "parameters = counted",
+    "MACs = counted",
+    "weights file unchanged",
+    "weights are finite",
+    "reloaded = exported",
+]
 WITH_RUN = [*ALONE, "masked = compact", "masked = reloaded"]
 
 
@@ -93,6 +100,11 @@ def first_weight(tensors: dict[str, torch.Tensor]) -> None:
     tensors["fc.weight"][0, 0] *= -1
 
 
+def last_bit(tensors: dict[str, torch.Tensor]) -> None:
+    bias = tensors["fc.bias"]
+    bias.copy_(torch.nextafter(bias, torch.full_like(bias, 9.0)))
+
+
 WEIGHTS, PROOF = "model.safetensors", "pgnas.safetensors"
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "one weight": edit_tensors(WEIGHTS, first_weight),
@@ -138,6 +150,12 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "a candidate that is a list": edit_config(lambda section: section.update(candidate=[])),
     "another candidate": edit_config(lambda section: section["candidate"].update(id="0" * 16)),
     "other parameters": edit_config(lambda section: section["candidate"].update(params=1)),
+    "other MACs": edit_config(lambda section: section["candidate"].update(macs=1)),
+    "a candidate without MACs": edit_config(lambda section: section["candidate"].pop("macs")),
+    "another image size": edit_config(lambda section: section["backbone"].update(img_size=16)),
+    "the last bit of a weight": edit_tensors(WEIGHTS, last_bit),
+    "a counter changed": edit_tensors(WEIGHTS, lambda t: t["stem_bn.num_batches_tracked"].add_(1)),
+    "no digest": edit_config(lambda section: section.pop("weights_sha256")),
 }  # fmt: skip
 
 

@@ -146,6 +146,8 @@ DAMAGE: dict[str, Callable[[RunDirectory], None]] = {
     "one row less": lambda run: rewrite(run, list.pop),
     "two rows swapped": lambda run: rewrite(run, lambda rows: rows.insert(1, rows.pop(2))),
     "no params": lambda run: rewrite(run, lambda rows: rows[3].pop("params")),
+    "params edited": lambda run: rewrite(run, lambda rows: rows[3].update(params=1)),
+    "macs edited": lambda run: rewrite(run, lambda rows: rows[3].update(macs=1)),
     "params a text": lambda run: rewrite(run, lambda rows: rows[3].update(params="many")),
 }
 

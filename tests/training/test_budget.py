@@ -172,6 +172,21 @@ def test_a_target_at_the_end_of_the_range_saturates_and_stays_within_the_bounds(
     assert expected(net) == pytest.approx(target, rel=0.05)
 
 
+@pytest.mark.parametrize("end", ["kept", "dropped"])
+def test_one_correction_leads_out_of_saturation(net: Supernet, end: str) -> None:
+    net.set_granularity("channel")
+    budget = ParameterBudget(net, 0.5 * whole(net), start=0.0, reached=0.0)
+    set_logits(net, end)
+    budget.correct(1.0, metric("adam"))
+    assert expected(net) == pytest.approx(budget.target, rel=2 * TOLERANCE)
+
+
+def test_a_target_above_the_range_is_answered_with_the_largest(net: Supernet) -> None:
+    with pytest.raises(UsageError) as error:
+        ParameterBudget(net, 2.0 * whole(net), start=0.0, reached=0.5)
+    assert error.value.hint.startswith(("--target-params 0.9", "--target-params 1.0"))
+
+
 def test_correct_changes_nothing_that_is_right_already(net: Supernet) -> None:
     budget = ParameterBudget(net, expected(net), start=0.0, reached=0.0)
     before = [logit.detach().clone() for logit in net.gate_parameters()]
@@ -232,7 +247,7 @@ def test_a_fixed_point_balances_the_loss_against_the_multiplier(share: float, si
             for logit, middle in zip(logits, centre, strict=True):
                 logit -= rate * (logit - middle)
         clamp_logits(logits)
-        budget.correct(1.0, lambda logit: rate, tolerance=1e-5)
+        budget.correct(1.0, lambda logit: 1.0, travelled=rate, tolerance=1e-5)
     slopes = torch.cat(torch.autograd.grad(net.cost().expected_params, logits))
     loss_slopes = torch.cat([(logit - middle).detach() for logit, middle in zip(logits, centre, strict=True)])
     free = torch.cat([logit.detach() for logit in logits]).abs() < LOGIT_BOUND

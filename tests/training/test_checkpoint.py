@@ -121,6 +121,16 @@ def test_other_folders_are_no_checkpoints(run: RunDirectory) -> None:
     assert last_checkpoint(run) == (found, [])
 
 
+def test_what_a_killed_save_left_is_cleared_by_the_next(run: RunDirectory) -> None:
+    save(run, 1)
+    left_over = run.checkpoints_path / ".000000015.abcd.tmp"
+    left_over.mkdir()
+    (left_over / "supernet.safetensors").write_bytes(b"half")
+    save(run, 2)
+    assert not left_over.exists()
+    assert names(run) == ["000000010", "000000020"]
+
+
 def test_a_write_that_fails_leaves_the_last_one_and_nothing_else(run: RunDirectory) -> None:
     found, _ = save(run, 1)
     with pytest.raises(Exception, match="pickle"):

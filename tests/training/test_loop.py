@@ -367,3 +367,22 @@ def test_trained_weights_that_are_damaged_are_a_run_error(trained_copy: RunDirec
 def test_a_target_and_a_fixed_rate_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         make_recipe(**{"budget.target_params": "0.5x", "objective.fixed_drop": 0.3})
+
+
+def test_weights_that_are_not_finite_are_never_checkpointed(new_run, monkeypatch) -> None:
+    run = new_run()
+    whole = Optimizers.step
+    last = 20  # of the second epoch: ten steps each
+
+    def poisoned(self: Optimizers, step: int) -> None:
+        whole(self, step)
+        if step == last - 1:
+            with torch.no_grad():
+                self.weights.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(Optimizers, "step", poisoned)
+    with pytest.raises(PgnasError, match="weights are not finite after step"):
+        train(run, make_recipe(**{"schedule.epochs": 3}), device="cpu")
+    kept, damaged = last_checkpoint(run)
+    assert kept is not None
+    assert (kept.epoch, damaged) == (1, [])
