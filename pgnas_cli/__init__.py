@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pgnas_cli.posterior.candidate import Candidate as Candidate
     from pgnas_cli.ranking.candidates import sample as sample
     from pgnas_cli.ranking.rank import rank as rank
-    from pgnas_cli.registry import create_run as create_run
     from pgnas_cli.registry import inflate as inflate
+    from pgnas_cli.restore import create_run as create_run
     from pgnas_cli.run import RunDirectory as RunDirectory
     from pgnas_cli.supernet.supernet import Supernet as Supernet
     from pgnas_cli.training.loop import train as train
@@ -29,7 +29,7 @@ _PUBLIC = {
     "Candidate": "pgnas_cli.posterior.candidate",
     "RunDirectory": "pgnas_cli.run",
     "Supernet": "pgnas_cli.supernet.supernet",
-    "create_run": "pgnas_cli.registry",
+    "create_run": "pgnas_cli.restore",
     "inflate": "pgnas_cli.registry",
     "load": "pgnas_cli.export.artifact",
     "rank": "pgnas_cli.ranking.rank",

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import functools
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgnas_cli.errors import PgnasError, RunError, UsageError, nearest
+from pgnas_cli.errors import PgnasError, UsageError, nearest
 from pgnas_cli.plugin import API_VERSION, ArchitectureInfo, BuildSpec, Inflation, ZooPlugin
-from pgnas_cli.recipe import Recipe, load_recipe
-from pgnas_cli.run import RunDirectory, load_tensors, remove, save_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from pgnas_cli.supernet.supernet import Supernet
 
@@ -320,129 +316,4 @@ def inflate(
     return build(spec, pretrained=pretrained)
 
 
-def versions() -> dict[str, str]:
-    """Versions of python and the libraries that decide a result; a missing one is "not installed"."""
-    found = {"python": platform.python_version()}
-    for name in ("pgnas", "torch", "torchvision", "timm", "numpy", "safetensors"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def create_run(
-    net: Supernet, path: str | Path | None = None, *, options: Mapping[str, Any] | None = None
-) -> RunDirectory:
-    """Start a run with a supernet: `path`, or a new folder in ./runs. Nothing is left behind if it fails.
-
-    Args:
-        net: as `inflate` returns it.
-        path: a folder that does not exist yet or is empty.
-        options: what to enter into the manifest's inflate stage.
-
-    Raises:
-        UsageError: the folder is taken.
-    """
-    assert net.spec is not None
-    existed = path is not None and Path(path).exists()
-    run = RunDirectory.create(path, net.spec.arch)
-    try:
-        save_tensors(run.supernet_path, net.state_dict())
-        run.write_manifest(net.spec.to_json(), versions())
-        cost = net.kept_cost()
-        record = {"params": int(cost.params), "macs": int(cost.macs), "seed": net.spec.seed, **(options or {})}
-        run.finish("inflate", record)
-    except BaseException:
-        remove(run.supernet_path)
-        remove(run.manifest_path)
-        if not existed:
-            remove(run.path)
-        raise
-    return run
-
-
 # ---- from a run ---------------------------------------------------------------------------------------------
-
-
-def run_spec(run: RunDirectory) -> BuildSpec:
-    """What `pgnas inflate` built in this run.
-
-    Raises:
-        RunError: run.json describes no model that can be built.
-    """
-    try:
-        return BuildSpec.from_json(run.manifest()["model"])
-    except UsageError as error:
-        raise RunError(f"{run.manifest_path}: {error}", "pgnas inflate ARCH makes a new run") from None
-
-
-def adapted_spec(spec: BuildSpec, recipe: Recipe) -> BuildSpec:
-    """The spec with the classes, channels and image size that training adapted it to."""
-    changes = {
-        name: value
-        for name in ("num_classes", "in_chans", "img_size")
-        if (value := getattr(recipe.adapted, name)) is not None
-    }
-    return replace(spec, **changes)
-
-
-def run_recipe(run: RunDirectory) -> Recipe:
-    """The resolved recipe of a run that has been trained, or is in training.
-
-    Raises:
-        RunError: train/recipe.toml is missing or damaged.
-    """
-    try:
-        return load_recipe(str(run.train_path / "recipe.toml"))
-    except UsageError as error:
-        raise RunError(str(error), f"pgnas train --force --run {run.path} trains again") from None
-
-
-def apply_recipe(net: Supernet, recipe: Recipe) -> None:
-    """Give the gates, and the branches, of a freshly built supernet what a recipe asks for."""
-    objective = recipe.objective
-    net.set_gates(
-        initial_drop=objective.initial_drop, temperature=objective.temperature, fixed_drop=objective.fixed_drop
-    )
-    net.set_granularity(objective.granularity)
-    net.set_branch_noise(objective.branch_noise)
-
-
-def load_trained(run: RunDirectory, checkpoint: str) -> Supernet:
-    """The trained supernet of a run, in evaluation mode.
-
-    Args:
-        run: a run whose train stage is done.
-        checkpoint: path of the weights file inside the run.
-
-    Raises:
-        RunError: the weights are missing, truncated or of another network.
-    """
-    recipe = run_recipe(run)
-    net = build(adapted_spec(run_spec(run), recipe))
-    apply_recipe(net, recipe)
-    path = run.path / checkpoint
-    tensors, _ = load_tensors(path, hint=f"pgnas train --run {run.path} --force trains again")
-    load_weights(net, tensors, str(path))
-    return net.eval()
-
-
-def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Strict load; a mismatch names the first tensor that does not fit.
-
-    Raises:
-        RunError: a tensor is missing, unknown or of the wrong shape.
-    """
-    own = net.state_dict()
-    for name in own.keys() | tensors.keys():
-        if name not in tensors:
-            raise RunError(f"{source} lacks the tensor {name}", "it belongs to another network or version")
-        if name not in own:
-            raise RunError(f"{source} has an unknown tensor {name}", "it belongs to another network or version")
-        if own[name].shape != tensors[name].shape:
-            shapes = f"{list(tensors[name].shape)}, expected {list(own[name].shape)}"
-            raise RunError(
-                f"{source}: the tensor {name} has shape {shapes}", "it belongs to another network or version"
-            )
-    net.load_state_dict(dict(tensors), strict=True)

@@ -58,7 +58,8 @@ def test_a_supernet_in_memory() -> None:
 
 
 def test_a_run_from_inflation_to_a_verified_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pgnas_cli.recipe import Recipe, override
+    from pgnas_cli.recipe import Recipe
+    from pgnas_cli.recipe_file import override
 
     monkeypatch.delenv("PGNAS_RUN", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -28,10 +28,12 @@ ORDER = (
     ("report",),
     ("ranking",),
     ("training",),
+    ("restore",),
     ("registry",),
     ("supernet",),
     ("posterior",),
     ("compact",),
+    ("recipe_file",),
     ("plugin", "recipe", "run"),
     ("errors",),
 )
@@ -40,7 +42,20 @@ SAME_ROOM = {"timm_models": "export"}  # beside export: the two may import each 
 PRINTING = ("__main__", "app", "commands")  # the only ones that may import console
 FOR_ALL = ("errors", "templates")
 ZOO = ("plugin", "supernet", "errors")  # what a plugin builds on
-LIGHT = ("__init__", "__main__", "app", "commands", "console", "errors", "plugin", "recipe", "registry", "run")
+LIGHT = (
+    "__init__",
+    "__main__",
+    "app",
+    "commands",
+    "console",
+    "errors",
+    "plugin",
+    "recipe",
+    "recipe_file",
+    "registry",
+    "restore",
+    "run",
+)
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:

@@ -12,14 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgnas_cli.errors import UsageError
-from pgnas_cli.recipe import (
-    Adapted,
-    Budget,
-    Data,
-    Objective,
-    Optimizer,
-    Recipe,
-    Schedule,
+from pgnas_cli.recipe import Adapted, Budget, Data, Objective, Optimizer, Recipe, Schedule
+from pgnas_cli.recipe_file import (
     all_keys,
     load_recipe,
     override,

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.plugin import ArchitectureInfo, Inflation, ZooPlugin
-from pgnas_cli.recipe import parse_recipe
-from pgnas_cli.run import RunDirectory
+from pgnas_cli.recipe_file import parse_recipe
+from pgnas_cli.run import RunDirectory, load_tensors
 
 
 @dataclass
@@ -232,7 +232,7 @@ def test_the_baseline_keeps_the_stem() -> None:
 
 
 def test_versions_name_every_library() -> None:
-    found = registry.versions()
+    found = restore.versions()
     assert {"python", "pgnas", "torch", "timm", "numpy"} <= set(found)
     assert found["torch"] == importlib.metadata.version("torch")
 
@@ -246,9 +246,9 @@ def small_net():
 
 def test_a_run_holds_the_supernet(tmp_path: Path) -> None:
     net = small_net()
-    run = registry.create_run(net, tmp_path / "run", options={"width": 1.0})
+    run = restore.create_run(net, tmp_path / "run", options={"width": 1.0})
     again = RunDirectory.open(run.path)
-    assert registry.run_spec(again) == net.spec
+    assert restore.run_spec(again) == net.spec
     record = again.require("inflate")
     assert (record["params"], record["macs"], record["seed"], record["width"]) == (
         net.cost().params,
@@ -256,9 +256,9 @@ def test_a_run_holds_the_supernet(tmp_path: Path) -> None:
         3,
         1.0,
     )
-    tensors, _ = registry.load_tensors(run.supernet_path, hint="")
+    tensors, _ = load_tensors(run.supernet_path, hint="")
     other = registry.inflate("shakeshake26_2x4d", seed=4)
-    registry.load_weights(other, tensors, "file")
+    restore.load_weights(other, tensors, "file")
     state = net.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
 
@@ -272,7 +272,7 @@ def test_a_run_that_cannot_be_written_leaves_nothing(tmp_path: Path, existed: bo
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            registry.create_run(net, folder)
+            restore.create_run(net, folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.rglob("*")) == ([folder] if existed else [])
@@ -282,12 +282,12 @@ def test_a_run_with_a_damaged_description_says_so(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_manifest({"arch": "resnet18"}, {})
     with pytest.raises(RunError, match=r"run\.json: model description: key 'plugin' should be str"):
-        registry.run_spec(run)
+        restore.run_spec(run)
 
 
 def test_training_adapts_classes_and_channels() -> None:
     spec = registry.make_spec("resnet18", Inflation())
-    adapted = registry.adapted_spec(spec, parse_recipe("[adapted]\nnum_classes = 7\nimg_size = 32", "x"))
+    adapted = restore.adapted_spec(spec, parse_recipe("[adapted]\nnum_classes = 7\nimg_size = 32", "x"))
     assert (adapted.num_classes, adapted.in_chans, adapted.img_size) == (7, 3, 32)
     assert adapted.arch == spec.arch
 
@@ -295,7 +295,7 @@ def test_training_adapts_classes_and_channels() -> None:
 def test_gates_follow_the_recipe() -> None:
     net = small_net()
     text = "[objective]\ninitial_drop = 0.3\ntemperature = 0.5\ngranularity = 'channel'"
-    registry.apply_recipe(net, parse_recipe(text, "x"))
+    restore.apply_recipe(net, parse_recipe(text, "x"))
     for gate in net.gates.values():
         assert gate.sizes == (1,) * gate.channels
         assert gate.temperature == 0.5
@@ -305,7 +305,7 @@ def test_gates_follow_the_recipe() -> None:
 @pytest.mark.parametrize("noise", [True, False])
 def test_branch_noise_follows_the_recipe(noise: bool) -> None:
     net = small_net()
-    registry.apply_recipe(net, parse_recipe(f"[objective]\nbranch_noise = {str(noise).lower()}", "x"))
+    restore.apply_recipe(net, parse_recipe(f"[objective]\nbranch_noise = {str(noise).lower()}", "x"))
     noisy = [m.branch_noise for m in net.modules() if hasattr(m, "branch_noise")]
     assert noisy == [noise] * 12
 
@@ -324,5 +324,5 @@ def test_weights_of_another_network_are_refused(spoil: Callable[[dict], object],
     spoil(tensors)
     before = layer.weight.detach().clone()
     with pytest.raises(RunError, match=message):
-        registry.load_weights(layer, tensors, "file")
+        restore.load_weights(layer, tensors, "file")
     assert torch.equal(layer.weight, before)

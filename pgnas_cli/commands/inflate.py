@@ -34,7 +34,7 @@ def inflate(
     wanted = None if params is None else parse_count(params, "--params")
     if isinstance(wanted, Relative):
         raise UsageError(f"--params {params!r} is relative", "write a number such as 44M, or use --width")
-    from pgnas_cli import registry
+    from pgnas_cli import registry, restore
 
     started = time.perf_counter()
     net = registry.inflate(
@@ -57,7 +57,7 @@ def inflate(
         for name, value in (("num_classes", classes), ("in_chans", in_chans), ("img_size", img_size))
         if value is not None
     ]
-    created = registry.create_run(
+    created = restore.create_run(
         net, run, options={"explicit": explicit, "pretrained": pretrained, "seconds": time.perf_counter() - started}
     )
     result = {

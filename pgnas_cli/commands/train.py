@@ -11,7 +11,8 @@ import typer
 from pgnas_cli.commands._options import ForceOption, RunOption, parse_count
 from pgnas_cli.console import Bar, console, human, percent, seconds
 from pgnas_cli.errors import RunError, UsageError
-from pgnas_cli.recipe import Recipe, load_recipe, override, parse_setting
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.recipe_file import load_recipe, override, parse_setting
 from pgnas_cli.run import RunDirectory
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pgnas_cli import registry
+from pgnas_cli import restore
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.export.artifact import PROBES, TOLERANCE, relative_difference, write_artifact
 from pgnas_cli.export.card import render_card
@@ -124,7 +124,7 @@ def describe(run: RunDirectory, candidate: Candidate, ranking: dict[str, Any], *
     scores: dict[str, Any] = {"selection_accuracy": None, "test_accuracy": None}
     if is_winner:
         scores = {name: ranking[name] for name in scores}
-    recipe = registry.run_recipe(run)
+    recipe = restore.run_recipe(run)
     return {
         "versions": dict(run.manifest()["versions"]),
         "candidate": {"id": candidate.id, "strategy": candidate.strategy, "params": candidate.params,

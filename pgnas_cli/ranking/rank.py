@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pgnas_cli import registry
+from pgnas_cli import restore
 from pgnas_cli.errors import DataError, RunError, UsageError
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import read_candidates
@@ -205,7 +205,7 @@ def same_data(run: RunDirectory, *, data_dir: Path | None = None, workers: int |
     Raises:
         DataError: it has changed since: another selection split, or other classes.
     """
-    recipe = registry.run_recipe(run)
+    recipe = restore.run_recipe(run)
     trained = run.require("train").get("data")
     if not isinstance(trained, dict):
         raise RunError(f"{run.manifest_path}: stages.train.data is missing", "pgnas train --force trains again")

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.scheduler.cosine_lr import CosineLRScheduler
-from timm.scheduler.multistep_lr import MultiStepLRScheduler
-from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import Tensor
 
-from pgnas_cli import registry
+from pgnas_cli import restore
 from pgnas_cli.errors import PgnasError, RunError
-from pgnas_cli.recipe import Recipe, load_recipe, to_toml
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.recipe_file import load_recipe, to_toml
 from pgnas_cli.run import RunDirectory, append_jsonl, remove, write_bytes
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.budget import ParameterBudget, clamp_logits, resolve_target
@@ -32,6 +30,7 @@ from pgnas_cli.training.checkpoint import (
 )
 from pgnas_cli.training.memory import seed_from
 from pgnas_cli.training.objective import Objective, evaluate
+from pgnas_cli.training.optimizers import Optimizers
 from pgnas_cli.training.setup import Prepared, choose_device, open_run_data, prepare
 
 EVAL_BATCH = 512
@@ -62,89 +61,6 @@ Notice = Callable[[str], None]
 
 def _ignore(_: object) -> None:
     """The progress callback of a caller who wants none."""
-
-
-class Optimizers:
-    """SGD for the weights, and the gates' own optimiser, both on the recipe's schedule.
-
-    The gates' gradient is small, and K times smaller again with one probability per channel; Adam does not depend on
-    that scale. "sgd" is the published choice: the weights' momentum and, without --gate-lr, the weights' rate.
-    """
-
-    def __init__(self, net: Supernet, recipe: Recipe, steps_per_epoch: int) -> None:
-        options = recipe.optimizer
-        momentum: dict[str, Any] = {"momentum": options.momentum, "nesterov": options.nesterov}
-        self.clip = options.clip
-        self.weights = torch.optim.SGD(net.weight_parameters(), lr=options.lr, **momentum)
-        self.learned = recipe.objective.fixed_drop is None and bool(net.gate_parameters())
-        self.gates: torch.optim.Optimizer | None = None
-        if self.learned:
-            rate = options.resolved_gate_lr()
-            if options.gate_optimizer == "adam":
-                self.gates = torch.optim.Adam(net.gate_parameters(), lr=rate, betas=(0.9, 0.99))
-            else:
-                self.gates = torch.optim.SGD(net.gate_parameters(), lr=rate, **momentum)
-        for gate in net.gates.values():
-            gate.drop_logit.requires_grad_(self.learned)
-        self.schedulers = [
-            make_scheduler(o, recipe, steps_per_epoch) for o in (self.weights, self.gates) if o is not None
-        ]
-
-    def step(self, step: int) -> None:
-        """One update; `step` counts from 0 and decides the rates."""
-        for scheduler in self.schedulers:
-            scheduler.step_update(step)
-        if self.clip:
-            nn.utils.clip_grad_norm_(self.weights.param_groups[0]["params"], self.clip)
-        self.weights.step()
-        if self.gates is not None:
-            self.gates.step()
-
-    def zero_grad(self) -> None:
-        self.weights.zero_grad(set_to_none=True)
-        if self.gates is not None:
-            self.gates.zero_grad(set_to_none=True)
-
-    @property
-    def lr(self) -> float:
-        return float(self.weights.param_groups[0]["lr"])
-
-    @property
-    def gate_lr(self) -> float:
-        """The gates' rate at this step; 0 where nothing is learned about them."""
-        return float(self.gates.param_groups[0]["lr"]) if self.gates is not None else 0.0
-
-    def gate_metric(self, logit: nn.Parameter) -> Tensor | float:
-        """The step that the gates' optimiser makes for a unit gradient, without its rate: P of the budget."""
-        state = self.gates.state.get(logit, {}) if self.gates is not None else {}
-        if "exp_avg_sq" not in state:
-            return 1.0
-        return 1.0 / (state["exp_avg_sq"].sqrt() + 1e-8)
-
-    def state(self) -> dict[str, Any]:
-        return {"weights": self.weights.state_dict(), "gates": self.gates.state_dict() if self.gates else None}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.weights.load_state_dict(state["weights"])
-        if self.gates is not None:
-            self.gates.load_state_dict(state["gates"])
-
-
-def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
-    """timm's scheduler of a recipe, driven by the number of the step alone."""
-    schedule = recipe.schedule
-    total = schedule.epochs * steps_per_epoch
-    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total // 2)
-    common: dict[str, Any] = {"warmup_t": warmup, "t_in_epochs": False}
-    for group in optimizer.param_groups:
-        common["warmup_lr_init"] = group["lr"] / (warmup + 1)
-    if schedule.name == "step":
-        # timm counts a milestone as passed one update early
-        milestones = [epoch * steps_per_epoch + 1 for epoch in schedule.milestones]
-        return MultiStepLRScheduler(
-            optimizer, decay_t=milestones, decay_rate=schedule.gamma, warmup_prefix=False, **common
-        )
-    return CosineLRScheduler(optimizer, t_initial=max(2, total - warmup), lr_min=0.0, warmup_prefix=True, **common)
 
 
 def seed_everything(seed: int, epoch: int) -> None:
@@ -181,7 +97,7 @@ class Trainer:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on after a checkpoint; the logs are cut back to it."""
-        registry.load_weights(self.net, read_weights(checkpoint), str(checkpoint.weights_path))
+        restore.load_weights(self.net, read_weights(checkpoint), str(checkpoint.weights_path))
         state = checkpoint.state()
         self.optimizers.load_state(state["optimizers"])
         if self.budget is not None:
@@ -387,7 +303,7 @@ def _resumed(
         return None, done
     if not (run.train_path / "recipe.toml").is_file():
         raise RunError(f"{run.path} has no training to resume", f"pgnas train --run {run.path}")
-    recipe = registry.run_recipe(run)
+    recipe = restore.run_recipe(run)
     data = open_run_data(run, recipe, workers=workers)
     trainer = Trainer(run, prepare(run, recipe, data), device)
     if checkpoint is None:
@@ -434,4 +350,4 @@ def trained_supernet(run: RunDirectory, device: torch.device | str = "cpu") -> S
     checkpoint = record.get("checkpoint")
     if not isinstance(checkpoint, str):
         raise RunError(f"{run.manifest_path}: stages.train names no checkpoint", "pgnas train --force trains again")
-    return registry.load_trained(run, checkpoint).to(device)
+    return restore.load_trained(run, checkpoint).to(device)

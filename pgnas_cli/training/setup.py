@@ -13,7 +13,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.errors import UsageError
 from pgnas_cli.plugin import BuildSpec
 from pgnas_cli.recipe import Adapted, Recipe
@@ -91,7 +91,7 @@ def open_run_data(
     An image size or a number of channels that was named when the supernet was inflated scales the images; otherwise
     image files take the supernet's size, and sets with a size of their own keep it. `data_dir` wins over the recipe's.
     """
-    spec = registry.run_spec(run)
+    spec = restore.run_spec(run)
     explicit = (run.stage("inflate") or {}).get("explicit", [])
     name = recipe.data.name or "digits"
     files = name.startswith(FILE_SETS)
@@ -121,11 +121,11 @@ def prepare(run: RunDirectory, recipe: Recipe, data: Data, fixed_drop: str | Non
         data: the opened data set.
         fixed_drop: a rate, or a size ("0.5x", "12M") that the constant rate is solved for.
     """
-    spec = registry.run_spec(run)
+    spec = restore.run_spec(run)
     wanted = {"num_classes": data.num_classes, "in_chans": data.in_chans, "img_size": data.img_size}
     changes = {name: value for name, value in wanted.items() if getattr(spec, name) != value}
     recipe = dataclasses.replace(recipe, adapted=Adapted(**changes))
-    adapted = registry.adapted_spec(spec, recipe)
+    adapted = restore.adapted_spec(spec, recipe)
     net = registry.build(adapted)
     tensors, _ = load_tensors(run.supernet_path, hint="pgnas inflate makes a new run")
     notices = []
@@ -133,11 +133,11 @@ def prepare(run: RunDirectory, recipe: Recipe, data: Data, fixed_drop: str | Non
         started_anew = _load_adapted(net, tensors)
         notices.append(_describe(spec, adapted, started_anew))
     else:
-        registry.load_weights(net, tensors, str(run.supernet_path))
+        restore.load_weights(net, tensors, str(run.supernet_path))
     if fixed_drop is not None:
         rate = _resolve_rate(net, fixed_drop)
         recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, fixed_drop=rate))
-    registry.apply_recipe(net, recipe)
+    restore.apply_recipe(net, recipe)
     return Prepared(net, data, recipe, tuple(notices))
 
 

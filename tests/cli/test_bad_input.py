@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.__main__ import main
 from pgnas_cli.ranking.candidates import sample
 from pgnas_cli.ranking.rank import rank
-from pgnas_cli.recipe import load_recipe, override
+from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 from pgnas_cli.training.checkpoint import last_checkpoint
 from pgnas_cli.training.loop import TrainProgress, train
@@ -39,7 +39,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("stages")
     net = registry.inflate(TINY, in_chans=1, img_size=8, seed=0)
     made = {"inflated": root / "inflated"}
-    registry.create_run(net, made["inflated"], options={"explicit": ["in_chans", "img_size"]})
+    restore.create_run(net, made["inflated"], options={"explicit": ["in_chans", "img_size"]})
     steps: dict[str, Callable[[RunDirectory], object]] = {
         "trained": lambda run: train(run, recipe(), device="cpu"),
         "sampled": lambda run: sample(run, n=2),

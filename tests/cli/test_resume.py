@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 
 EPOCHS = 3
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 def inflated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     net = registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
     folder = tmp_path_factory.mktemp("inflated") / "run"
-    return registry.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
+    return restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
 
 
 @pytest.fixture

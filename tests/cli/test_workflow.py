@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.__main__ import main
 
 PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
@@ -171,7 +171,7 @@ def three_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PGNAS_RUN", raising=False)
     monkeypatch.chdir(tmp_path)
     for path in ("runs/z-old", "elsewhere", "runs/a-new"):
-        registry.create_run(registry.inflate("shakeshake26_2x2d", in_chans=1, img_size=8), path)
+        restore.create_run(registry.inflate("shakeshake26_2x2d", in_chans=1, img_size=8), path)
     return tmp_path
 
 

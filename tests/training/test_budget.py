@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.errors import UsageError
-from pgnas_cli.recipe import load_recipe, override
+from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.budget import (
     LOGIT_BOUND,
@@ -264,7 +264,7 @@ def test_a_fixed_point_balances_the_loss_against_the_multiplier(share: float, si
 
 @pytest.mark.slow
 def test_training_ends_at_the_target_and_so_do_the_candidates(tmp_path) -> None:
-    run = registry.create_run(make_net(), tmp_path / "run", options={"explicit": ["in_chans", "img_size"]})
+    run = restore.create_run(make_net(), tmp_path / "run", options={"explicit": ["in_chans", "img_size"]})
     recipe = override(
         load_recipe(None), {"schedule.epochs": 3, "data.batch_size": 32, "budget.target_params": "0.5x", "seed": 3}
     )

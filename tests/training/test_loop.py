@@ -13,15 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.ranking.candidates import sample
-from pgnas_cli.recipe import Recipe, load_recipe, override
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 from pgnas_cli.training.checkpoint import last_checkpoint
 from pgnas_cli.training.data import open_data
-from pgnas_cli.training.loop import Optimizers, make_scheduler, seed_everything, train, trained_supernet
+from pgnas_cli.training.loop import seed_everything, train, trained_supernet
 from pgnas_cli.training.objective import Objective, evaluate
+from pgnas_cli.training.optimizers import Optimizers, make_scheduler
 
 EPOCHS = 3
 TIMES = ("seconds", "images_per_second")
@@ -36,7 +38,7 @@ def make_recipe(**changes: object) -> Recipe:
 def inflated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     net = registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
     folder = tmp_path_factory.mktemp("inflated") / "run"
-    return registry.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
+    return restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
 
 
 @pytest.fixture

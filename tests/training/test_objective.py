@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pgnas_cli.recipe import Recipe, load_recipe, override
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.objective import Objective, evaluate
 

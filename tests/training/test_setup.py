@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgnas_cli import registry
+from pgnas_cli import registry, restore
 from pgnas_cli.errors import UsageError
-from pgnas_cli.recipe import Recipe, load_recipe, override
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors
 from pgnas_cli.training.budget import uniform_rate
 from pgnas_cli.training.setup import choose_device, open_run_data, prepare
@@ -19,7 +20,7 @@ TINY = "shakeshake26_2x2d"
 
 def make_run(folder: Path, arch: str = TINY, explicit: tuple[str, ...] = (), **sizes: int) -> RunDirectory:
     net = registry.inflate(arch, **sizes)
-    return registry.create_run(net, folder / "run", options={"explicit": list(explicit)})
+    return restore.create_run(net, folder / "run", options={"explicit": list(explicit)})
 
 
 def digits(**changes: object) -> Recipe:

@@ -1,0 +1,98 @@
+"""The two optimisers, of the weights and of the drop probabilities, and their schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.supernet.supernet import Supernet
+
+
+class Optimizers:
+    """SGD for the weights, and the gates' own optimiser, both on the recipe's schedule.
+
+    The gates' gradient is small, and K times smaller again with one probability per channel; Adam does not depend on
+    that scale. "sgd" is the published choice: the weights' momentum and, without --gate-lr, the weights' rate.
+    """
+
+    def __init__(self, net: Supernet, recipe: Recipe, steps_per_epoch: int) -> None:
+        options = recipe.optimizer
+        momentum: dict[str, Any] = {"momentum": options.momentum, "nesterov": options.nesterov}
+        self.clip = options.clip
+        self.weights = torch.optim.SGD(net.weight_parameters(), lr=options.lr, **momentum)
+        self.learned = recipe.objective.fixed_drop is None and bool(net.gate_parameters())
+        self.gates: torch.optim.Optimizer | None = None
+        if self.learned:
+            rate = options.resolved_gate_lr()
+            if options.gate_optimizer == "adam":
+                self.gates = torch.optim.Adam(net.gate_parameters(), lr=rate, betas=(0.9, 0.99))
+            else:
+                self.gates = torch.optim.SGD(net.gate_parameters(), lr=rate, **momentum)
+        for gate in net.gates.values():
+            gate.drop_logit.requires_grad_(self.learned)
+        self.schedulers = [
+            make_scheduler(o, recipe, steps_per_epoch) for o in (self.weights, self.gates) if o is not None
+        ]
+
+    def step(self, step: int) -> None:
+        """One update; `step` counts from 0 and decides the rates."""
+        for scheduler in self.schedulers:
+            scheduler.step_update(step)
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.weights.param_groups[0]["params"], self.clip)
+        self.weights.step()
+        if self.gates is not None:
+            self.gates.step()
+
+    def zero_grad(self) -> None:
+        self.weights.zero_grad(set_to_none=True)
+        if self.gates is not None:
+            self.gates.zero_grad(set_to_none=True)
+
+    @property
+    def lr(self) -> float:
+        return float(self.weights.param_groups[0]["lr"])
+
+    @property
+    def gate_lr(self) -> float:
+        """The gates' rate at this step; 0 where nothing is learned about them."""
+        return float(self.gates.param_groups[0]["lr"]) if self.gates is not None else 0.0
+
+    def gate_metric(self, logit: nn.Parameter) -> Tensor | float:
+        """The step that the gates' optimiser makes for a unit gradient, without its rate: P of the budget."""
+        state = self.gates.state.get(logit, {}) if self.gates is not None else {}
+        if "exp_avg_sq" not in state:
+            return 1.0
+        return 1.0 / (state["exp_avg_sq"].sqrt() + 1e-8)
+
+    def state(self) -> dict[str, Any]:
+        return {"weights": self.weights.state_dict(), "gates": self.gates.state_dict() if self.gates else None}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.weights.load_state_dict(state["weights"])
+        if self.gates is not None:
+            self.gates.load_state_dict(state["gates"])
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
+    """timm's scheduler of a recipe, driven by the number of the step alone."""
+    schedule = recipe.schedule
+    total = schedule.epochs * steps_per_epoch
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total // 2)
+    common: dict[str, Any] = {"warmup_t": warmup, "t_in_epochs": False}
+    for group in optimizer.param_groups:
+        common["warmup_lr_init"] = group["lr"] / (warmup + 1)
+    if schedule.name == "step":
+        # timm counts a milestone as passed one update early
+        milestones = [epoch * steps_per_epoch + 1 for epoch in schedule.milestones]
+        return MultiStepLRScheduler(
+            optimizer, decay_t=milestones, decay_rate=schedule.gamma, warmup_prefix=False, **common
+        )
+    return CosineLRScheduler(optimizer, t_initial=max(2, total - warmup), lr_min=0.0, warmup_prefix=True, **common)
