@@ -104,8 +104,10 @@ def _data() -> Iterator[Check]:
     from importlib import resources
 
     chosen = os.environ.get("PGNAS_DATA")
-    if chosen:
-        yield _folder("$PGNAS_DATA", Path(chosen), wrong="broken")
+    if chosen and (chosen == "digits" or chosen.startswith(("torch/", "hfds/"))):
+        yield Check("data", "$PGNAS_DATA", "ok", f"{chosen}: looked for when training starts")
+    elif chosen:
+        yield _folder("$PGNAS_DATA", Path(chosen.removeprefix("folder:")), wrong="broken")
     else:
         yield Check("data", "$PGNAS_DATA", "absent", "not set")
     yield _folder("./data", Path("data"), wrong="absent")

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pgnas_cli import restore
+from pgnas_cli.compact import CompactNetwork
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.export.artifact import PROBES, TOLERANCE, relative_difference, write_artifact
 from pgnas_cli.export.card import render_card
@@ -16,6 +18,7 @@ from pgnas_cli.ranking.candidates import read_candidates
 from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.rank import same_data
 from pgnas_cli.run import RunDirectory, expect, read_json
+from pgnas_cli.training.data import Data
 from pgnas_cli.training.loop import trained_supernet
 
 LAYOUTS = ("gather", "dense")
@@ -61,32 +64,13 @@ def export(
     recalibrate = expect(ranking, "recalibrate", int, ranking_path, hint=hint)
     evaluator = Evaluator(net, data, torch.device("cpu"), recalibrate=recalibrate)
     images = data.probe(PROBES)
-    with evaluator.ready(chosen), torch.inference_mode():
-        masked_logits = net(images)
-        network = net.compact(chosen, layout=layout)
-        difference = relative_difference(network(images), masked_logits)
-    if difference > TOLERANCE:
-        raise PgnasError(
-            f"the compact network of {chosen.id} differs from the masked one by {difference:.1e}, "
-            f"at most {TOLERANCE:.0e} is allowed",
-            "this is a bug: report it with the run's run.json",
-        )
+    network, difference = proved_compact(evaluator, chosen, images, layout)
     section = describe(run, chosen, ranking, is_winner=chosen.id == winner)
     assert net.spec is not None
     target = output.absolute() if output is not None else run.export_path
-    pretrained_cfg = {
-        "input_size": [data.in_chans, data.img_size, data.img_size],
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "num_classes": net.spec.num_classes,
-        "label_names": list(data.class_names),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-    }
-    card = render_card(net.spec, section)
     write_artifact(
         target, network, net.spec, dict(chosen.masks), images, layout=layout, section=section,
-        pretrained_cfg=pretrained_cfg, card=card,
+        pretrained_cfg=input_description(data), card=render_card(net.spec, section),
     )  # fmt: skip
     record = {
         "candidate": chosen.id,
@@ -98,6 +82,40 @@ def export(
     }
     run.finish("export", record)
     return record
+
+
+def proved_compact(
+    evaluator: Evaluator, candidate: Candidate, images: Tensor, layout: str
+) -> tuple[CompactNetwork, float]:
+    """The compact network of a candidate as it was ranked, and its relative difference from the masked one.
+
+    Raises:
+        PgnasError: they differ by more than 1e-5.
+    """
+    with evaluator.ready(candidate), torch.inference_mode():
+        masked = evaluator.net(images)
+        network = evaluator.net.compact(candidate, layout=layout)
+        difference = relative_difference(network(images), masked)
+    if difference > TOLERANCE:
+        raise PgnasError(
+            f"the compact network of {candidate.id} differs from the masked one by {difference:.1e}, "
+            f"at most {TOLERANCE:.0e} is allowed",
+            "this is a bug: report it with the run's run.json",
+        )
+    return network, difference
+
+
+def input_description(data: Data) -> dict[str, Any]:
+    """timm's pretrained_cfg: what an image has to look like."""
+    return {
+        "input_size": [data.in_chans, data.img_size, data.img_size],
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "num_classes": data.num_classes,
+        "label_names": list(data.class_names),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+    }
 
 
 def find_candidate(run: RunDirectory, wanted: str) -> Candidate:

@@ -59,24 +59,12 @@ def sample(
     trained_rate = run.require("train").get("fixed_drop")
     if strategy == "uniform" and drop_prob is None and isinstance(trained_rate, float):
         drop_prob = trained_rate
-    warnings = []
-    if strategy == "uniform" and drop_prob != trained_rate:
-        trained = "with a learned posterior" if trained_rate is None else f"at {trained_rate:g}"
-        warnings.append(
-            f"the supernet was trained {trained}, candidates are drawn uniformly at {drop_prob}: "
-            "a fair uniform baseline is trained and drawn at the same rate (train --fixed-drop)"
-        )
     distribution = resolve(posterior, strategy, drop_prob)
     started = time.perf_counter()
     found, report = sample_candidates(
         distribution, n, strategy=strategy, assess=net.assess, seed=seed, max_params=max_params, max_macs=max_macs,
         progress=progress,
     )  # fmt: skip
-    if len(found) < n:
-        warnings.append(
-            f"{len(found)} distinct candidates in {report.draws} draws, {n} were asked for "
-            f"({report.duplicates} repeated, {report.too_large} above the limits, {report.unusable} unusable)"
-        )
     digest = write_candidates(run, net, found)
     sizes = [candidate.params for candidate in found]
     macs = [candidate.macs for candidate in found]
@@ -98,7 +86,24 @@ def sample(
         "seconds": time.perf_counter() - started,
     }
     run.finish("sample", record)
-    return {**record, "warnings": warnings}
+    return {**record, "warnings": _warnings(record, trained_rate)}
+
+
+def _warnings(record: dict[str, Any], trained_rate: float | None) -> list[str]:
+    """What the user should know of a set that was drawn."""
+    lines = []
+    if record["strategy"] == "uniform" and record["drop_prob"] != trained_rate:
+        trained = "with a learned posterior" if trained_rate is None else f"at {trained_rate:g}"
+        lines.append(
+            f"the supernet was trained {trained}, candidates are drawn uniformly at {record['drop_prob']}: "
+            "a fair uniform baseline is trained and drawn at the same rate (train --fixed-drop)"
+        )
+    if record["candidates"] < record["asked"]:
+        lines.append(
+            f"{record['candidates']} distinct candidates in {record['draws']} draws, {record['asked']} were asked for "
+            f"({record['duplicates']} repeated, {record['too_large']} above the limits, {record['unusable']} unusable)"
+        )
+    return lines
 
 
 def write_candidates(run: RunDirectory, net: Supernet, candidates: list[Candidate]) -> str:

@@ -99,15 +99,7 @@ def rank(
     evaluator = Evaluator(trained_supernet(run, chosen), data, chosen, recalibrate=recalibrate)
 
     started = time.perf_counter()
-    scores: dict[str, Score] = {}
-    leader: tuple[tuple[float, float, int, str], Candidate] | None = None
-    for number, candidate in enumerate(candidates, 1):
-        scores[candidate.id] = evaluator.score(candidate, "selection")
-        key = order(candidate, scores[candidate.id])
-        if leader is None or key < leader[0]:
-            leader = (key, candidate)
-        if report is not None:
-            report(RankProgress(number, len(candidates), leader[1].id, scores[leader[1].id].accuracy))
+    scores = score_all(evaluator, candidates, report)
     seconds = time.perf_counter() - started
     images = evaluator.images
     effect = recalibration_effect(evaluator, candidates, scores)
@@ -135,14 +127,23 @@ def rank(
     }
     rows = [leaderboard_row(place, candidate, scores[candidate.id]) for place, candidate in enumerate(ranked, 1)]
     _write(run, rows, ranking)
-    run.finish(
-        "rank",
-        {
-            name: ranking[name]
-            for name in ("method", "winner", "candidates", "images", "seconds", "recalibrate", "device")
-        },
-    )
+    kept = ("method", "winner", "candidates", "images", "seconds", "recalibrate", "device")
+    run.finish("rank", {name: ranking[name] for name in kept})
     return ranking
+
+
+def score_all(evaluator: Evaluator, candidates: list[Candidate], report: Report | None) -> dict[str, Score]:
+    """Score of every candidate on the whole selection split, by id."""
+    scores: dict[str, Score] = {}
+    leader: tuple[tuple[float, float, int, str], Candidate] | None = None
+    for number, candidate in enumerate(candidates, 1):
+        scores[candidate.id] = evaluator.score(candidate, "selection")
+        key = order(candidate, scores[candidate.id])
+        if leader is None or key < leader[0]:
+            leader = (key, candidate)
+        if report is not None:
+            report(RankProgress(number, len(candidates), leader[1].id, scores[leader[1].id].accuracy))
+    return scores
 
 
 def _write(run: RunDirectory, rows: list[dict[str, Any]], ranking: dict[str, Any]) -> None:

@@ -133,3 +133,19 @@ def test_little_disk_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
     check = doctor._disk(tmp_path / "runs")
     assert (check.state, check.detail) == ("broken", f"1.00 GB free of 100 GB at {tmp_path}: less than 2.00 GB")
+
+
+@pytest.mark.parametrize(
+    ("named", "state", "detail"),
+    [
+        ("digits", "ok", "digits: looked for when training starts"),
+        ("torch/fashion_mnist", "ok", "torch/fashion_mnist: looked for when training starts"),
+        ("folder:photos", "broken", "photos has no train/ and no val/"),
+    ],
+)
+def test_the_environment_may_name_any_data_set(monkeypatch, tmp_path, named: str, state: str, detail: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGNAS_DATA", named)
+    found = next(check for check in doctor._data() if check.item == "$PGNAS_DATA")
+    assert found.state == state
+    assert found.detail.endswith(detail)
