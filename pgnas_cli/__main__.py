@@ -81,9 +81,7 @@ def _explain(error: Exception) -> int:
             return error.exit_code
         case OSError() if error.errno in _NO_SPACE:
             name = error.filename or "the output"
-            return _failed(
-                1, f"no space left for {name}: nothing was overwritten", "free some space, then run it again"
-            )
+            return _failed(1, f"no space left for {name}: it was not written", "free some space, then run it again")
         case OSError() if error.filename is not None:
             return _failed(
                 1, f"{error.filename}: {error.strerror}", "check that the path exists and that you may use it"

@@ -39,7 +39,7 @@ class Inflation:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.width < 1000.0:
-            raise UsageError(f"a width of {self.width:g} was given, it should be above 0", "--width 1.7")
+            raise UsageError(f"a width of {self.width:g} was given, it should be above 0 and below 1000", "--width 1.7")
         if self.stem not in ("auto", "small", "backbone"):
             raise UsageError(f"stem {self.stem!r} was given, it should be auto, small or backbone", "--stem auto")
         if len(set(self.kernels)) != len(self.kernels):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pgnas_cli.errors import UsageError
+from pgnas_cli.sizes import parse_count
 
 L2_PER_EXAMPLE = 1e-4
 """l2 / N of the published CIFAR-10 runs (50 / 5e5): the default of l2 is this times N."""
@@ -193,6 +194,8 @@ class Budget:
     reached: float = 0.5
 
     def __post_init__(self) -> None:
+        if self.target_params is not None:
+            parse_count(self.target_params, "budget.target_params (--target-params)")
         _check(
             0 <= self.start <= self.reached <= 1,
             f"budget.start is {self.start} and budget.reached {self.reached}, "
@@ -209,6 +212,7 @@ class Data:
         name: digits, folder:DIR, torch/NAME; None takes what the command line or the environment says.
         dir: where torchvision sets lie; None means ./data.
         batch_size: images a step.
+        cutout: side of a square that is blanked in each training image, in pixels; 0 for none (sets in memory).
         selection: share of the training images kept for selection (above 1: their number).
         limit_train: use only so many training images, cut after the selection split.
     """
@@ -216,6 +220,7 @@ class Data:
     name: str | None = None
     dir: str | None = None
     batch_size: int = 128
+    cutout: int = 0
     selection: float = 0.1
     limit_train: int | None = None
 
@@ -223,6 +228,7 @@ class Data:
         _check(
             self.batch_size >= 2, f"data.batch_size is {self.batch_size}, it should be at least 2", "--batch-size 128"
         )
+        _check(self.cutout >= 0, f"data.cutout is {self.cutout}, it should be at least 0", "--set data.cutout=0")
         _check(self.selection > 0, f"data.selection is {self.selection}, it should be above 0", "--selection 0.1")
         _check(
             self.limit_train is None or self.limit_train >= 1,
@@ -268,6 +274,3 @@ class Recipe:
         if self.objective.l2 is not None:
             return self.objective.l2
         return L2_PER_EXAMPLE * self.resolved_num_examples(num_train)
-
-
-# ---- TOML ---------------------------------------------------------------------------------------------------

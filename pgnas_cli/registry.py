@@ -160,15 +160,15 @@ def make_spec(
             f"the {plugin.name} family has no --{foreign[0].replace('_', '-')}",
             f"it has: {', '.join(option_names(plugin)) or 'no inflation option'}",
         )
-    sizes = {
-        "--classes": info.num_classes if num_classes is None else num_classes,
-        "--in-chans": info.in_chans if in_chans is None else in_chans,
-        "--img-size": info.img_size if img_size is None else img_size,
+    given = {
+        "--classes": (num_classes, info.num_classes),
+        "--in-chans": (in_chans, info.in_chans),
+        "--img-size": (img_size, info.img_size),
     }
-    for option, value in sizes.items():
-        if value < 1:
-            raise UsageError(f"{option} is {value}, it should be at least 1", f"{option} {info.num_classes}")
-    classes, channels, size = sizes.values()
+    for option, (value, usual) in given.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{option} is {value}, it should be at least 1", f"{option} {usual}")
+    classes, channels, size = (usual if value is None else value for value, usual in given.values())
     return BuildSpec(plain, plugin.name, inflation, classes, channels, size, seed, status.distribution)
 
 
@@ -314,6 +314,3 @@ def inflate(
     if pretrained and spec != baseline_spec(spec):
         raise UsageError("pretrained weights fit the plain network only", "leave out the inflation, or --pretrained")
     return build(spec, pretrained=pretrained)
-
-
-# ---- from a run ---------------------------------------------------------------------------------------------

@@ -46,7 +46,10 @@ def create_run(
     Raises:
         UsageError: the folder is taken.
     """
+    from pgnas_cli import compact as compaction
+
     assert net.spec is not None
+    compaction.trace(net.backbone, net.input_size, check=True)  # refuses a network that fx does not capture as it is
     existed = path is not None and Path(path).exists()
     run = RunDirectory.create(path, net.spec.arch)
     try:

@@ -282,8 +282,8 @@ class RunDirectory:
         done = self.manifest()["stages"]
         return next((name for name in STAGES if name not in done), None)
 
-    def begin(self, name: str, *, force: bool = False) -> None:
-        """Check that stage `name` may run now.
+    def begin(self, name: str, *, force: bool = False, typed: str | None = None) -> None:
+        """Check that stage `name` may run now; `typed` is its command where that is not its name.
 
         Raises:
             RunError: an earlier stage is missing, or a later stage has used this one's outputs and `force` is off.
@@ -296,17 +296,20 @@ class RunDirectory:
         if later and not force:
             raise RunError(
                 f"{self.path}: {' and '.join(later)} already used what {name} wrote",
-                f"pgnas {name} --force --run {self.path} drops the results of: {', '.join(later)}",
+                f"pgnas {typed or name} --force --run {self.path} drops the results of: {', '.join(later)}",
             )
 
-    def drop_after(self, name: str) -> None:
-        """Forget the results of every stage after `name`: first in the manifest, then on disk."""
+    def forget(self, name: str) -> None:
+        """Forget stage `name` and every later one: first in the manifest, then the later ones' files.
+
+        The files of `name` itself stay: whoever runs it again has the new ones ready and puts them in their place.
+        """
         document = self.manifest()
-        later = STAGES[STAGES.index(name) + 1 :]
-        if any(stage in document["stages"] for stage in later):
-            document["stages"] = {k: v for k, v in document["stages"].items() if k not in later}
+        position = STAGES.index(name)
+        if any(stage in document["stages"] for stage in STAGES[position:]):
+            document["stages"] = {k: v for k, v in document["stages"].items() if k not in STAGES[position:]}
             write_json(self.manifest_path, document)
-        for stage in later:
+        for stage in STAGES[position + 1 :]:
             for output in OUTPUTS[stage]:
                 remove(self.path / output)
 

@@ -34,7 +34,8 @@ ORDER = (
     ("posterior",),
     ("compact",),
     ("recipe_file",),
-    ("plugin", "recipe", "run"),
+    ("plugin", "recipe", "run", "sizes"),
+    ("sizes",),
     ("errors",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

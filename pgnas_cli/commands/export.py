@@ -51,6 +51,7 @@ def render(folder: Path, record: dict[str, Any]) -> None:
     rows = [[file.name, f"{human(file.stat().st_size)}B"] for file in sorted(folder.iterdir())]
     console.table(f"{folder}: candidate {record['candidate']}", ["file", "size"], rows, justify=["left", "right"])
     console.line(
-        f"{record['params']:,} parameters, {record['macs']:,} MACs; "
+        f"{record['params']:,} parameters ({record['sizes']['masked']:,} masked, {record['sizes']['dense']:,} dense), "
+        f"{record['macs']:,} MACs; "
         f"masked = compact to {record['masked_difference']:.1e} (relative)"
     )

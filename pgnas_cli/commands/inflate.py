@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Annotated
 
 import typer
 
-from pgnas_cli.commands._options import Relative, RunOption, SeedOption, parse_count
+from pgnas_cli.commands._options import NewRunOption, SeedOption
 from pgnas_cli.console import console, human, seconds
 from pgnas_cli.errors import UsageError
+from pgnas_cli.sizes import Relative, parse_count
 
 
 def inflate(
@@ -27,7 +29,7 @@ def inflate(
     stem: Annotated[str, typer.Option("--stem", help="auto, small (3x3, stride 1) or backbone.")] = "auto",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
     seed: SeedOption = 0,
-    run: RunOption = None,
+    run: NewRunOption = None,
 ) -> None:
     """Inflate a backbone into a supernet, in a new run directory."""
     sizes = parse_kernels(kernels)
@@ -108,7 +110,8 @@ def inflate(
 
     result_seconds = float(str(result["seconds"]))
     console.result(result, render)
-    console.next_command(f"pgnas train --run {created.path}" if run is not None else "pgnas train")
+    newest = run is None and "PGNAS_RUN" not in os.environ
+    console.next_command("pgnas train" if newest else f"pgnas train --run {created.path}")
 
 
 def parse_kernels(text: str | None) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pgnas_cli.commands._options import RunOption, SeedOption
+from pgnas_cli.commands._options import NewRunOption, SeedOption
 from pgnas_cli.commands.rank import interval
 from pgnas_cli.console import console, human, percent, seconds
 from pgnas_cli.run import RunDirectory, read_json
@@ -28,7 +28,7 @@ def quickstart(
         bool, typer.Option("--tiny", help="One epoch on a narrow network: seconds, and no accuracy.")
     ] = False,
     seed: SeedOption = 0,
-    run: RunOption = None,
+    run: NewRunOption = None,
 ) -> None:
     """Inflate, train, sample, rank and export on the embedded digits, beside a plain and a uniform baseline."""
     started = time.perf_counter()
@@ -78,7 +78,7 @@ def _train_line(size: str, tiny: bool, seed: int, run: Path) -> str:
 def _search(typed: _Typed, *, tiny: bool, seed: int, run: Path | None) -> RunDirectory:
     """The five commands of the main job."""
     typed(_inflate_line(tiny, seed, run))
-    found = RunDirectory.open(run)
+    found = RunDirectory.open(run, environ={})  # the one just made, whatever $PGNAS_RUN says
     where = f"--run {shlex.quote(str(found.path))}"
     typed(_train_line(f"--target-params {TARGET}", tiny, seed, found.path))
     typed(f"pgnas sample -n {10 if tiny else CANDIDATES} --seed {seed} {where}")

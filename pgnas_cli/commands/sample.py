@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pgnas_cli.commands._options import ForceOption, Relative, RunOption, SeedOption, parse_count
+from pgnas_cli.commands._options import ForceOption, RunOption, SeedOption
 from pgnas_cli.console import console, human, seconds
 from pgnas_cli.run import RunDirectory
+from pgnas_cli.sizes import Relative, parse_count
 
 
 def sample(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgnas_cli.commands._options import ForceOption, RunOption, parse_count
+from pgnas_cli.commands._options import ForceOption, RunOption
 from pgnas_cli.console import Bar, console, human, percent, seconds
 from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.recipe import Recipe
@@ -94,16 +93,12 @@ def train(
     given = {key: value for key, value in changes.items() if value is not None}
     chosen = None
     if resume:
+        given.pop("data.dir", None)  # data may have moved
         if given or recipe or settings or fixed_drop:
-            names = [
-                *given,
-                *(["--recipe"] if recipe else []),
-                *(settings or []),
-                *(["--fixed-drop"] if fixed_drop else []),
-            ]
-            raise UsageError(
-                f"--resume goes on with the run's own recipe, {names[0]} cannot be changed", "leave it out"
-            )
+            typed = ["--" + key.rpartition(".")[2].replace("_", "-").replace("name", "data") for key in given]
+            flags = {"--recipe": recipe, "--set": settings, "--fixed-drop": fixed_drop}
+            first = [*typed, *(flag for flag, value in flags.items() if value)][0]
+            raise UsageError(f"--resume goes on with the run's own recipe: {first} cannot be changed", "leave it out")
     else:
         chosen = make_recipe(recipe, given, settings or [], fixed_drop)
     record = run_training(
@@ -112,6 +107,7 @@ def train(
         device=device,
         gpus=gpus,
         workers=workers,
+        data_dir=data_dir,
         fixed_drop=fixed_drop,
         resume=resume,
         force=force,
@@ -121,20 +117,10 @@ def train(
 
 
 def make_recipe(name: str | None, given: dict[str, Any], settings: list[str], fixed_drop: str | None = None) -> Recipe:
-    """The recipe that the options describe: file or name, then --set, then the named options; with a data set."""
-    from pgnas_cli.training.data import find_data
-
+    """The recipe that the options describe: file or name, then --set, then the named options."""
     if fixed_drop is not None and "budget.target_params" in given:
         raise UsageError("--fixed-drop and --target-params exclude each other", "leave one of them out")
-    if (target := given.get("budget.target_params")) is not None:
-        parse_count(target, "--target-params")
-    made = override(load_recipe(name), {**dict(parse_setting(text) for text in settings), **given})
-    spec, notice = find_data(given.get("data.name"), made.data.name, os.environ, Path.cwd())
-    if notice:
-        console.note(notice)
-    if spec.startswith("folder:"):
-        spec = f"folder:{Path(spec.removeprefix('folder:')).expanduser().absolute()}"
-    return override(made, {"data.name": spec})
+    return override(load_recipe(name), {**dict(parse_setting(text) for text in settings), **given})
 
 
 def run_training(found: RunDirectory, recipe: Recipe | None, **options: Any) -> dict[str, Any]:

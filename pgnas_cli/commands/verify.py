@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pgnas_cli.commands._options import RunOption
+from pgnas_cli.commands.train import DataDirOption
 from pgnas_cli.console import console
 from pgnas_cli.errors import PgnasError
 from pgnas_cli.run import RunDirectory
@@ -23,6 +24,7 @@ def verify(
     path: Annotated[
         Path | None, typer.Argument(metavar="[PATH]", help="Exported folder; default the export of the run.")
     ] = None,
+    data_dir: DataDirOption = None,
     run: RunOption = None,
 ) -> None:
     """Replay every equality check of an exported network; exit 1 if one fails."""
@@ -33,7 +35,7 @@ def verify(
         path = found.path / stored if not stored.is_absolute() and (found.path / stored).is_dir() else stored
     from pgnas_cli.export.verify import verify as verify_artifact
 
-    result = verify_artifact(path, found)
+    result = verify_artifact(path, found, data_dir=data_dir)
 
     def render() -> None:
         rows = [

@@ -18,6 +18,7 @@ from pgnas_cli.ranking.candidates import read_candidates
 from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.rank import same_data
 from pgnas_cli.run import RunDirectory, expect, read_json
+from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.data import Data
 from pgnas_cli.training.loop import trained_supernet
 
@@ -68,6 +69,7 @@ def export(
     section = describe(run, chosen, ranking, is_winner=chosen.id == winner)
     assert net.spec is not None
     target = output.absolute() if output is not None else run.export_path
+    section["stored_params"] = sum(parameter.numel() for parameter in network.parameters())
     write_artifact(
         target, network, net.spec, dict(chosen.masks), images, layout=layout, section=section,
         pretrained_cfg=input_description(data), card=render_card(net.spec, section),
@@ -79,6 +81,7 @@ def export(
         "macs": chosen.macs,
         "layout": layout,
         "masked_difference": difference,
+        "sizes": three_sizes(net, chosen),
     }
     run.finish("export", record)
     return record
@@ -103,6 +106,24 @@ def proved_compact(
             "this is a bug: report it with the run's run.json",
         )
     return network, difference
+
+
+def three_sizes(net: Supernet, candidate: Candidate) -> dict[str, int]:
+    """Parameters of a candidate in its three forms.
+
+    masked: weights of the supernet that read a kept input, and everything ungated; gathered: the compact network that
+    is counted everywhere; dense: the compact network that keeps zero columns instead of gathering.
+    """
+    dropped = sum(
+        layer.weight.numel() // mask.size * int((~mask).sum())
+        for layer, mask in ((net.search_layers[name], mask) for name, mask in candidate.masks.items())
+    )
+    dense = net.compact(candidate, layout="dense")
+    return {
+        "masked": int(net.kept_cost().params) - dropped,
+        "gathered": candidate.params,
+        "dense": sum(parameter.numel() for parameter in dense.parameters()),
+    }
 
 
 def input_description(data: Data) -> dict[str, Any]:
@@ -160,7 +181,9 @@ def describe(run: RunDirectory, candidate: Candidate, ranking: dict[str, Any], *
     }  # fmt: skip
 
 
-def load_run_candidate(run: RunDirectory, candidate_id: str) -> tuple[Evaluator, Candidate]:
+def load_run_candidate(
+    run: RunDirectory, candidate_id: str, data_dir: Path | None = None
+) -> tuple[Evaluator, Candidate]:
     """A run's supernet, ready to compute as one of its candidates exactly as ranking and export did.
 
     Raises:
@@ -172,5 +195,6 @@ def load_run_candidate(run: RunDirectory, candidate_id: str) -> tuple[Evaluator,
         raise RunError(
             f"{run.rank_path / 'ranking.json'}: key 'recalibrate' is missing", f"pgnas rank --force --run {run.path}"
         )
-    evaluator = Evaluator(trained_supernet(run), same_data(run), torch.device("cpu"), recalibrate=recalibrate)
+    data = same_data(run, data_dir=data_dir)
+    evaluator = Evaluator(trained_supernet(run), data, torch.device("cpu"), recalibrate=recalibrate)
     return evaluator, find_candidate(run, candidate_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pgnas_cli.errors import PgnasError, RunError
+from pgnas_cli.errors import DataError, RunError
 from pgnas_cli.export.artifact import (
     CONFIG,
     DAMAGED,
@@ -70,7 +70,7 @@ class Verification:
         return {"path": self.path, "passed": self.passed, "checks": checks, "skipped": self.skipped}
 
 
-def verify(path: str | Path, run: RunDirectory | None = None) -> Verification:
+def verify(path: str | Path, run: RunDirectory | None = None, *, data_dir: Path | None = None) -> Verification:
     """Replay the equality checks of an artifact.
 
     By itself an artifact proves: it loads strictly; its masks have the identity that the configuration names; its
@@ -80,9 +80,10 @@ def verify(path: str | Path, run: RunDirectory | None = None) -> Verification:
     Args:
         path: the artifact's folder.
         run: the run that it came from; if None, the folder that holds it, where that is a run.
+        data_dir: where the run's torchvision set lies now; the masked link is skipped where its data are not found.
 
     Raises:
-        RunError: the artifact cannot be read at all, or does not fit together.
+        RunError: the artifact cannot be read at all, or does not fit together; or the run's own files are damaged.
     """
     folder = Path(path)
     artifact = read_artifact(folder)
@@ -96,8 +97,9 @@ def verify(path: str | Path, run: RunDirectory | None = None) -> Verification:
     checks = [
         Check("masks = candidate id", float(masks_id(artifact.masks) != stated.get("id")), 0.0, str(stated.get("id"))),
     ]
-    if artifact.layout == "gather":
-        checks.append(Check("parameters = counted", float(abs(params - stated["params"])), 0.0, f"{params}"))
+    counted = stated["params"] if artifact.layout == "gather" else section.get("stored_params")
+    wrong = abs(params - counted) if type(counted) is int else 1
+    checks.append(Check("parameters = counted", float(wrong), 0.0, f"{params}"))
     checks.append(Check("MACs = counted", float(abs(macs - stated["macs"])), 0.0, f"{macs}"))
     changed = weights_digest(folder) != section.get("weights_sha256")
     checks.append(Check("weights file unchanged", float(changed), 0.0, f"SHA-256 of {WEIGHTS}"))
@@ -118,8 +120,8 @@ def verify(path: str | Path, run: RunDirectory | None = None) -> Verification:
         skipped["masked = reloaded"] = "the run that it came from is not here: name it with --run"
     else:
         try:
-            evaluator, candidate = load_run_candidate(run, str(stated.get("id")))
-        except PgnasError as error:
+            evaluator, candidate = load_run_candidate(run, str(stated.get("id")), data_dir)
+        except DataError as error:
             skipped["masked = reloaded"] = str(error)
         else:
             with evaluator.ready(candidate), torch.inference_mode():

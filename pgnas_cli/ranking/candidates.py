@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from pgnas_cli.errors import RunError
 from pgnas_cli.posterior.candidate import Candidate, pack, unpack
 from pgnas_cli.posterior.sampling import resolve, sample_candidates
-from pgnas_cli.run import RunDirectory, expect, load_tensors, read_jsonl, save_tensors, write_jsonl
+from pgnas_cli.run import RunDirectory, expect, load_tensors, read_jsonl, remove, save_tensors, sync_folder, write_jsonl
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.loop import trained_supernet
 
@@ -112,9 +113,17 @@ def write_candidates(run: RunDirectory, net: Supernet, candidates: list[Candidat
     layout = json.dumps({name: gate.channels for name, gate in net.gates.items()})
     rows = [candidate.summary() for candidate in candidates]
     digest = _digest(layout, bits.tobytes(), rows)
-    run.drop_after("sample")
-    save_tensors(run.path / MASKS, {"masks": torch.from_numpy(bits)}, {"layout": layout, "sha256": digest})
-    write_jsonl(run.path / ROWS, [{"sha256": digest, "candidates": len(candidates)}, *rows])
+    folder = run.path / ".candidates.tmp"
+    remove(folder)
+    try:
+        save_tensors(folder / MASKS, {"masks": torch.from_numpy(bits)}, {"layout": layout, "sha256": digest})
+        write_jsonl(folder / ROWS, [{"sha256": digest, "candidates": len(candidates)}, *rows])
+        run.forget("sample")
+        for name in (MASKS, ROWS):
+            os.replace(folder / name, run.path / name)
+        sync_folder(run.path)
+    finally:
+        remove(folder)
     return digest
 
 

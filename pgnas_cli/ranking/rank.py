@@ -148,12 +148,12 @@ def score_all(evaluator: Evaluator, candidates: list[Candidate], report: Report 
 
 def _write(run: RunDirectory, rows: list[dict[str, Any]], ranking: dict[str, Any]) -> None:
     """Leaderboard and ranking appear together, in the place of the last ones."""
-    run.drop_after("rank")
     folder = run.rank_path.with_name(".rank.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         write_jsonl(folder / "leaderboard.jsonl", rows)
         write_json(folder / "ranking.json", ranking)
+        run.forget("rank")
         replace_folder(folder, run.rank_path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -212,11 +212,19 @@ def same_data(run: RunDirectory, *, data_dir: Path | None = None, workers: int |
         raise RunError(f"{run.manifest_path}: stages.train.data is missing", "pgnas train --force trains again")
     data = open_run_data(run, recipe, data_dir=data_dir, workers=workers)
     now = data.describe()
-    for key in ("num_classes", "in_chans", "img_size", "selection_sha256"):
-        if now[key] != trained.get(key):
-            raise DataError(
-                f"{recipe.data.name or 'digits'} has changed since training: "
-                f"{key} is {now[key]}, it was {trained.get(key)}",
-                "rank with the data that the supernet was trained on, or train again",
-            )
+    before = trained.get("sha256")
+    changed = [
+        f"{key} is {now[key]}, it was {trained.get(key)}"
+        for key in ("num_classes", "in_chans", "img_size")
+        if now[key] != trained.get(key)
+    ] or [
+        f"the {split} images, their labels or their order differ"
+        for split, digest in now["sha256"].items()
+        if not isinstance(before, dict) or before.get(split) != digest
+    ]
+    if changed:
+        raise DataError(
+            f"{recipe.data.name} has changed since training: {changed[0]}",
+            "rank with the data that the supernet was trained on, or train again",
+        )
     return data

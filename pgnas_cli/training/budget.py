@@ -5,11 +5,12 @@ E[parameters] of the compact network is a differentiable function C of the drop 
     minimise loss(a)   subject to   C(a) = target
 
 has the stationarity condition  dloss/da + lambda * dC/da = 0. Instead of integrating the violation into lambda, which
-stalls when logits saturate, each step solves for it. The gates' optimiser makes its own step with preconditioner P
-(Adam: 1 / sqrt of the second moment; SGD: 1); then a is moved along -P * dC/da by the one multiplier lambda that brings
-C to the target (Newton's method on a scalar, C being smooth and monotone in each logit). Optimiser step and correction
-together are the optimiser's step on loss + lambda * C, so a fixed point satisfies the condition above; and the target
-is met at every step, not only in the limit.
+stalls when logits saturate, each correction solves for it. The gates' optimiser makes its own steps with a
+preconditioner P (Adam: 1 / sqrt of the second moment; SGD: 1); then a is moved along -P * dC/da by the one multiplier
+lambda that brings C to the target (Newton's method on a scalar, C being smooth and monotone in each logit). Optimiser
+steps and correction together are the optimiser's steps on loss + lambda * C, so a fixed point satisfies the condition
+above, up to the size of a step; and the target is met after every correction, not only in the limit. The training loop
+corrects every few steps, and after the last.
 
 The target falls linearly from the initial expectation to its final value, so that no group is dropped before the
 likelihood has had a say.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas_cli.errors import UsageError
+from pgnas_cli.sizes import Relative, parse_count
 from pgnas_cli.supernet.supernet import Supernet
 
 LOGIT_BOUND = 6.0
@@ -32,23 +34,14 @@ LARGEST_MOVE = 1.0
 """A single correction moves no logit further than this."""
 
 
-def resolve_target(text: str, whole: int) -> float:
+def resolve_target(text: str, whole: int, option: str = "--target-params") -> float:
     """ "0.5x" of `whole`, or "12M", as a number.
 
     Raises:
-        UsageError: neither, or not above 0.
+        UsageError: neither, or not above 0; it names `option`.
     """
-    units = {"x": float(whole), "k": 1e3, "m": 1e6, "g": 1e9}
-    stripped = text.strip().lower()
-    try:
-        value = float(stripped[:-1]) * units[stripped[-1]] if stripped[-1:] in units else float(stripped)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(
-            f"--target-params {text!r} is no size", "write 0.5x for half of the supernet, or a number such as 12M"
-        )
-    return value
+    size = parse_count(text, option)
+    return size.factor * whole if isinstance(size, Relative) else float(size)
 
 
 def clamp_logits(logits: Sequence[Tensor], bound: float = LOGIT_BOUND) -> None:

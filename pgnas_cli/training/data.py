@@ -164,13 +164,16 @@ class Data:
     def describe(self) -> dict[str, Any]:
         """What run.json keeps, JSON-ready.
 
-        `selection_sha256` is over the positions and labels of the selection split, in their order, as
-        little-endian int64: it changes when the files, the seed or the share do.
+        `sha256` holds a hash for each split, over its positions and labels in their order (little-endian int64) and the
+        fingerprint of its images: it changes when the images, the seed or the share do.
         """
-        selection = self.parts["selection"]
-        digest = hashlib.sha256()
-        for values in (selection.index, selection.labels):
-            digest.update(values.numpy().astype("<i8").tobytes())
+        digests = {}
+        for name, part in self.parts.items():
+            digest = hashlib.sha256()
+            for values in (part.index, part.labels):
+                digest.update(values.numpy().astype("<i8").tobytes())
+            digest.update(part.store.fingerprint(part.index))
+            digests[name] = digest.hexdigest()
         return {
             "spec": self.name,
             **self.about,
@@ -184,7 +187,7 @@ class Data:
             "num_selection": self.num_selection,
             "num_test": self.num_test,
             "seed": self.seed,
-            "selection_sha256": digest.hexdigest(),
+            "sha256": digests,
         }
 
 
@@ -201,7 +204,7 @@ def open_data(
     workers: int | None = None,
     memory_limit: int = 2**30,
 ) -> Data:
-    """Finds, checks and splits a data set; downloads nothing.
+    """Finds, checks and splits a data set; downloads nothing but what hfds/NAME asks the Hub for.
 
     Args:
         spec: digits, folder:DIR (or an existing folder), torch/NAME, or hfds/NAME.

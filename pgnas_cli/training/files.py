@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,22 @@ class FileStore(Store):
     ) -> Iterator[Batch]:
         """Scaled and cropped at the centre as timm does (whole image up to 64 pixels); see Store."""
         return self._load(self._images(index, None), batch_size, device, norm, None)
+
+    def fingerprint(self, index: Tensor) -> bytes:
+        """Of the files' names below their class folder and sizes; of the number alone where there are no files."""
+        digest = hashlib.sha256()
+        for position in index.tolist():
+            path = self._path(position)
+            known = path is not None and path.is_file()
+            digest.update(f"{'/'.join(path.parts[-2:])}:{path.stat().st_size}\n".encode() if path and known else b"?\n")
+        return digest.digest()
+
+    def _path(self, position: int) -> Path | None:
+        reader = getattr(self.dataset, "reader", None)
+        if reader is not None:
+            return Path(reader.filename(position, absolute=True))
+        samples = getattr(self.dataset, "samples", None)
+        return None if samples is None else Path(samples[position][0])
 
     def _images(self, index: Tensor, epoch: Epoch | None) -> ImageList:
         return ImageList(self.dataset, index, self.labels, "RGB" if self.in_chans == 3 else "L", epoch)

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch import Tensor
 from pgnas_cli import restore
 from pgnas_cli.errors import PgnasError, RunError
 from pgnas_cli.recipe import Recipe
-from pgnas_cli.recipe_file import load_recipe, to_toml
-from pgnas_cli.run import RunDirectory, append_jsonl, remove, write_bytes
+from pgnas_cli.recipe_file import load_recipe, override, to_toml
+from pgnas_cli.run import RunDirectory, append_jsonl, remove, replace_folder, write_bytes
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.budget import ParameterBudget, clamp_logits, resolve_target
 from pgnas_cli.training.checkpoint import (
@@ -31,7 +32,7 @@ from pgnas_cli.training.checkpoint import (
 from pgnas_cli.training.memory import seed_from
 from pgnas_cli.training.objective import Objective, evaluate
 from pgnas_cli.training.optimizers import Optimizers
-from pgnas_cli.training.setup import Prepared, choose_device, open_run_data, prepare
+from pgnas_cli.training.setup import Prepared, choose_device, open_run_data, prepare, with_data
 
 EVAL_BATCH = 512
 BUDGET_INTERVAL = 4
@@ -87,6 +88,7 @@ class Trainer:
             self.budget = ParameterBudget(
                 self.net, wanted, start=self.recipe.budget.start, reached=self.recipe.budget.reached
             )
+        self._seen_expected: float | None = None
         self.epoch = self.step = 0
         self.seconds = 0.0
 
@@ -127,8 +129,7 @@ class Trainer:
                 sums[name] += losses[name] * len(labels)
             rate = images / (time.perf_counter() - started)
             shown: dict[str, float | str] = {"loss": losses["loss"], "ce": losses["cross_entropy"], "kl": losses["kl"]}
-            if self.budget is not None:
-                shown["E[params]"] = self.budget.expected
+            shown["E[params]"] = self._expected()
             report(
                 TrainProgress(
                     self.epoch, self.recipe.schedule.epochs, self.step, self.steps, {**shown, "images/s": rate}
@@ -162,6 +163,15 @@ class Trainer:
             travelled = BUDGET_INTERVAL * self.optimizers.gate_lr
             self.budget.correct(self.step / self.steps, self.optimizers.gate_metric, travelled=travelled)
         return values, int((logits.detach().argmax(1) == labels).sum())
+
+    def _expected(self) -> float:
+        """E[parameters], computed anew every few steps where no budget computes it anyway."""
+        if self.budget is not None:
+            return self.budget.expected
+        if self._seen_expected is None or self.step % BUDGET_INTERVAL == 0:
+            with torch.no_grad():
+                self._seen_expected = float(self.net.cost().expected_params)
+        return self._seen_expected
 
     def _diverged(self, what: str) -> PgnasError:
         """The error of a training that cannot go on; checkpoints written before it are good and stay."""
@@ -205,6 +215,7 @@ def train(
     device: str = "auto",
     gpus: str | None = None,
     workers: int | None = None,
+    data_dir: Path | None = None,
     fixed_drop: str | None = None,
     resume: bool = False,
     force: bool = False,
@@ -218,6 +229,7 @@ def train(
         recipe: what to do; the default recipe if None. Ignored with `resume`, which goes on with the run's own.
         device, gpus: see `choose_device`.
         workers: loader processes for image files.
+        data_dir: where torchvision sets lie now, where that is not what the recipe says.
         fixed_drop: train the uniform baseline instead, at this rate or at the rate that gives this size ("0.5x").
         resume: go on after the last valid checkpoint.
         force: train although later stages have used the last result, or over an unfinished training.
@@ -234,12 +246,16 @@ def train(
     """
     run.begin("train", force=force or resume)
     chosen = choose_device(device, gpus)
-    trainer, done = _resumed(run, chosen, workers, notice) if resume else (None, None)
+    trainer, done = _resumed(run, chosen, workers, data_dir, force, notice) if resume else (None, None)
     if done is not None:
         notice(f"{run.path} has finished its {done['epochs']} epochs: nothing to resume")
         return done
     if trainer is None:
-        trainer = _started(run, recipe or load_recipe(None), chosen, workers, fixed_drop, force, notice)
+        recipe = recipe or load_recipe(None)
+        if data_dir is not None:
+            recipe = override(recipe, {"data.dir": str(data_dir)})
+        trainer = _started(run, recipe, chosen, workers, fixed_drop, force, notice)
+    row: dict[str, Any] | None = None
     checkpoint = None
     while trainer.epoch < trainer.recipe.schedule.epochs:
         row = {**trainer.train_epoch(report), **trainer.assess()}
@@ -248,7 +264,7 @@ def train(
         checkpoint = trainer.save()
     checkpoint = checkpoint or last_checkpoint(run)[0]
     assert checkpoint is not None
-    record = _record(trainer, checkpoint)
+    record = _record(trainer, checkpoint, row or trainer.assess())
     run.finish("train", record)
     return record
 
@@ -269,6 +285,7 @@ def _started(
             f"{run.path} holds an unfinished training",
             "pgnas train --resume goes on with it, pgnas train --force starts again",
         )
+    recipe = with_data(recipe, notice)
     data = open_run_data(run, recipe, workers=workers)
     prepared = prepare(run, recipe, data, fixed_drop)
     for line in prepared.notices:
@@ -276,9 +293,14 @@ def _started(
     trainer = Trainer(run, prepared, device)
     header = "Resolved recipe of this run: what train used, and what --resume goes on with."
     text = to_toml(_resolved(prepared.recipe, trainer.objective), header)
-    run.drop_after("inflate")
-    remove(run.train_path)
-    write_bytes(run.train_path / "recipe.toml", text.encode())
+    folder = run.path / ".train.tmp"
+    remove(folder)
+    try:
+        write_bytes(folder / "recipe.toml", text.encode())
+        run.forget("train")
+        replace_folder(folder, run.train_path)
+    finally:
+        remove(folder)
     return trainer
 
 
@@ -292,20 +314,23 @@ def _resolved(recipe: Recipe, objective: Objective) -> Recipe:
 
 
 def _resumed(
-    run: RunDirectory, device: torch.device, workers: int | None, notice: Notice
+    run: RunDirectory, device: torch.device, workers: int | None, data_dir: Path | None, force: bool, notice: Notice
 ) -> tuple[Trainer | None, dict[str, Any] | None]:
     """A training at its last valid checkpoint; or the record of one that is finished."""
     checkpoint, damaged = last_checkpoint(run)
     for folder in damaged:
         notice(f"checkpoint {folder} is damaged: it is passed over")
     done = run.stage("train")
-    if done is not None and checkpoint is not None and not damaged:
-        return None, done
+    if done is not None:
+        if checkpoint is not None and relative(checkpoint.weights_path, run) == done.get("checkpoint"):
+            return None, done
+        run.begin("train", force=force, typed="train --resume")
     if not (run.train_path / "recipe.toml").is_file():
         raise RunError(f"{run.path} has no training to resume", f"pgnas train --run {run.path}")
     recipe = restore.run_recipe(run)
-    data = open_run_data(run, recipe, workers=workers)
+    data = open_run_data(run, recipe, data_dir=data_dir, workers=workers)
     trainer = Trainer(run, prepare(run, recipe, data), device)
+    run.forget("train")
     if checkpoint is None:
         notice("no checkpoint was written yet: starting from the first epoch")
         for name in ("log.jsonl", "posterior.jsonl"):
@@ -318,9 +343,8 @@ def _resumed(
     return trainer, None
 
 
-def _record(trainer: Trainer, checkpoint: Checkpoint) -> dict[str, Any]:
+def _record(trainer: Trainer, checkpoint: Checkpoint, last: dict[str, Any]) -> dict[str, Any]:
     recipe = trainer.recipe
-    last = trainer.assess()
     kept = trainer.net.kept_cost()
     return {
         "epochs": trainer.epoch,

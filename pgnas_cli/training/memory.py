@@ -62,6 +62,10 @@ class Store(ABC):
     ) -> Iterator[Batch]:
         """Batches of the images at `index` (int64 [n]), not augmented, in that order."""
 
+    @abstractmethod
+    def fingerprint(self, index: Tensor) -> bytes:
+        """SHA-256 that changes when the images at `index` (int64 [n]) do, or their order."""
+
 
 def seed_from(key: str) -> int:
     """A seed in [0, 2^63) that depends on the text `key` only (first 8 bytes of its SHA-256)."""
@@ -194,6 +198,10 @@ class ArrayStore(Store):
         images, labels = self._on(device)
         for part in index.to(device).split(batch_size):
             yield _normalise(images[part], norm), labels[part]
+
+    def fingerprint(self, index: Tensor) -> bytes:
+        """Of the pixels."""
+        return hashlib.sha256(self.images[index].numpy().tobytes()).digest()
 
     def _on(self, device: torch.device) -> Batch:
         if device not in self._resident:

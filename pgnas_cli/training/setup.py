@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pgnas_cli.recipe import Adapted, Recipe
 from pgnas_cli.run import RunDirectory, load_tensors
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.budget import resolve_target, uniform_rate
-from pgnas_cli.training.data import Data, open_data
+from pgnas_cli.training.data import Data, find_data, open_data
 
 FILE_SETS = ("folder:", "hfds/", "torch/image_folder", "torch/imagenet")
 """Sets of image files, which take the supernet's image size; the others have a size of their own."""
@@ -83,6 +84,20 @@ class Prepared:
     notices: tuple[str, ...]
 
 
+def with_data(recipe: Recipe, notice: Callable[[str], None]) -> Recipe:
+    """The recipe with a data set named: its own, else $PGNAS_DATA, else ./data, else the digits, with a notice.
+
+    Folders become absolute, so that ranking finds them from anywhere.
+    """
+    spec, line = find_data(None, recipe.data.name, os.environ, Path.cwd())
+    if line:
+        notice(line)
+    if spec.startswith("folder:"):
+        spec = f"folder:{Path(spec.removeprefix('folder:')).expanduser().absolute()}"
+    folder = recipe.data.dir and str(Path(recipe.data.dir).expanduser().absolute())
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, name=spec, dir=folder))
+
+
 def open_run_data(
     run: RunDirectory, recipe: Recipe, *, data_dir: Path | None = None, workers: int | None = None
 ) -> Data:
@@ -102,6 +117,7 @@ def open_run_data(
         selection=recipe.data.selection,
         limit_train=recipe.data.limit_train,
         seed=recipe.seed,
+        cutout=recipe.data.cutout,
         img_size=spec.img_size if files or "img_size" in explicit else None,
         in_chans=spec.in_chans if (files or "in_chans" in explicit) and spec.in_chans in (1, 3) else None,
         workers=workers,
@@ -147,7 +163,7 @@ def _resolve_rate(net: Supernet, text: str) -> float:
     except ValueError:
         rate = math.inf
     if rate > 1:
-        return uniform_rate(net, resolve_target(text, net.kept_cost().params))
+        return uniform_rate(net, resolve_target(text, net.kept_cost().params, "--fixed-drop"))
     if not 0 <= rate < 1:
         raise UsageError(
             f"--fixed-drop {text} was given, it should be at least 0 and below 1, or a size",

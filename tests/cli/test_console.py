@@ -13,9 +13,10 @@ import typer
 from typer.testing import CliRunner
 
 from pgnas_cli.commands import _options
-from pgnas_cli.commands._options import Relative, RunOption, SeedOption, command, group, parse_count
+from pgnas_cli.commands._options import RunOption, SeedOption, command, group
 from pgnas_cli.console import console, human, percent, seconds
 from pgnas_cli.errors import UsageError
+from pgnas_cli.sizes import Relative, parse_count
 
 Capture = pytest.CaptureFixture[str]
 
@@ -191,9 +192,7 @@ def test_parse_count(text: str, value: int | Relative) -> None:
     assert isinstance(value, Relative) or type(parse_count(text)) is int
 
 
-@pytest.mark.parametrize(
-    "text", ["", "M", "44Q", "-3M", "0", "0x", "1.5", "0.0001k", "nan", "inf", "1e6", "4 4M", "4,4M"]
-)
+@pytest.mark.parametrize("text", ["", "M", "44Q", "-3M", "0", "0x", "1.5", "0.0001k", "nan", "inf", "4 4M", "4,4M"])
 def test_parse_count_refuses(text: str) -> None:
     with pytest.raises(UsageError, match="--target-params") as caught:
         parse_count(text, "--target-params")

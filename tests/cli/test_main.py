@@ -69,7 +69,7 @@ def test_an_error_without_a_hint_is_one_line_however_long(pgnas_with: Run) -> No
 def test_a_full_disk_names_the_file(pgnas_with: Run, name: str) -> None:
     done = pgnas_with(f"raise OSError(errno.{name}, 'full', 'runs/a/run.json')", "extra")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[0] == "error: no space left for runs/a/run.json: nothing was overwritten"
+    assert done.stderr.splitlines()[0] == "error: no space left for runs/a/run.json: it was not written"
     assert done.stderr.splitlines()[1].startswith("hint: ")
 
 

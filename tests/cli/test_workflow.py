@@ -227,3 +227,18 @@ def test_zoo_show_names_what_is_gated(capsys) -> None:
     code, out, err = say(capsys, "zoo", "show", "resnet50")
     assert (code, err) == (0, "next: pgnas inflate resnet50\n")
     assert "layer4.2.conv3" in out
+
+
+@pytest.mark.slow
+def test_quickstart_works_in_its_own_run_whatever_the_environment_names(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = say(capsys, "inflate", "shakeshake26_2x4d", "--in-chans", "1", "--img-size", "8", "--run", "mine")
+    assert (code, err.splitlines()[-1]) == (0, "next: pgnas train --run mine")
+    before = {path: path.read_bytes() for path in Path("mine").iterdir()}
+    monkeypatch.setenv("PGNAS_RUN", "mine")
+    code, out, err = say(capsys, "quickstart", "--tiny", "--json")
+    assert code == 0
+    assert json.loads(out)["run"].startswith("runs/")
+    assert {path: path.read_bytes() for path in Path("mine").iterdir()} == before
+    code, out, err = say(capsys, "inflate", "shakeshake26_2x4d")
+    assert err.splitlines()[-1].startswith("next: pgnas train --run runs/")

@@ -201,7 +201,7 @@ def test_a_broken_compaction_writes_nothing(run: RunDirectory, monkeypatch: pyte
 
 
 def test_exporting_before_ranking_names_the_command(run: RunDirectory) -> None:
-    run.drop_after("sample")
+    run.forget("rank")
     with pytest.raises(RunError, match="no finished rank stage") as error:
         export(run)
     assert error.value.hint == f"pgnas rank --run {run.path}"

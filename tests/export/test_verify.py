@@ -52,7 +52,7 @@ def test_a_dense_artifact_verifies(run: RunDirectory) -> None:
     export(run, layout="dense")
     found = verify(run.export_path)
     assert found.passed
-    assert [check.name for check in found.checks] == [name for name in WITH_RUN if name != "parameters = counted"]
+    assert [check.name for check in found.checks] == WITH_RUN
 
 
 def test_a_difference_that_is_no_number_fails() -> None:
@@ -204,7 +204,16 @@ def test_a_run_that_changed_is_caught_or_named(run: RunDirectory) -> None:
     assert {check.name for check in found.checks if not check.passed} == {"masked = reloaded"}
     assert not found.passed
     shutil.rmtree(run.train_path / "checkpoints")
-    assert "missing" in verify(run.export_path).skipped["masked = reloaded"]
+    with pytest.raises(RunError, match=r"supernet\.safetensors is missing"):
+        verify(run.export_path)
+
+
+def test_without_the_data_of_its_run_the_masked_link_is_skipped(run: RunDirectory) -> None:
+    recipe = run.train_path / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('name = "digits"', 'name = "folder:/nowhere"', 1))
+    found = verify(run.export_path)
+    assert "/nowhere" in found.skipped["masked = reloaded"]
+    assert [check.name for check in found.checks] == ALONE
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

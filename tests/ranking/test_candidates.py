@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ def test_candidates_come_back_as_they_were_drawn(run: RunDirectory) -> None:
     generator = torch.Generator().manual_seed(5)
     drawn = [net.sample(generator=generator) for _ in range(5)]
     digest = write_candidates(run, net, drawn)
+    run.finish("sample", {})
     found = read_candidates(run)
     assert digest == read_jsonl(run.path / ROWS)[0]["sha256"]
     assert [candidate.summary() for candidate in found] == [candidate.summary() for candidate in drawn]
@@ -171,3 +174,17 @@ def test_masks_of_another_network_are_a_run_error(run: RunDirectory) -> None:
     with pytest.raises(RunError):
         read_candidates(run)
     assert tensors["masks"].shape[1] == bits.shape[1] + 2
+
+
+def test_a_write_that_fails_leaves_the_last_candidates(run: RunDirectory, monkeypatch) -> None:
+    sample(run, n=4, seed=1)
+    before = [candidate.id for candidate in read_candidates(run)]
+
+    def full(path: Path, rows: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("pgnas_cli.ranking.candidates.write_jsonl", full)
+    with pytest.raises(OSError, match="No space left"):
+        sample(run, n=3, seed=5)
+    assert [candidate.id for candidate in read_candidates(run)] == before
+    assert not list(run.path.glob(".*"))

@@ -212,9 +212,10 @@ def test_describe_is_json_and_its_checksum_tells_selections_apart():
     assert described["spec"] == "digits"
     assert described["num_train"] == 1197
     assert described["seed"] == 1
-    assert len(described["selection_sha256"]) == 64
-    assert described["selection_sha256"] == open_data("digits", seed=1, limit_train=50).describe()["selection_sha256"]
-    assert described["selection_sha256"] != open_data("digits", seed=2).describe()["selection_sha256"]
+    assert len(described["sha256"]["selection"]) == 64
+    fewer = open_data("digits", seed=1, limit_train=50).describe()["sha256"]
+    assert {name for name in fewer if fewer[name] == described["sha256"][name]} == {"selection", "test"}
+    assert described["sha256"]["selection"] != open_data("digits", seed=2).describe()["sha256"]["selection"]
 
 
 def test_digits_can_be_scaled_and_given_three_channels():

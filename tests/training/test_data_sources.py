@@ -77,9 +77,9 @@ def test_the_selection_is_the_same_whatever_limit_train_is(tmp_path):
     write_fashion(tmp_path)
     opened = [open_data("torch/fashion_mnist", data_dir=tmp_path, limit_train=n, selection=20) for n in (None, 30)]
     assert [d.num_train for d in opened] == [100, 30]
-    assert len({d.describe()["selection_sha256"] for d in opened}) == 1
+    assert len({d.describe()["sha256"]["selection"] for d in opened}) == 1
     other = open_data("torch/fashion_mnist", data_dir=tmp_path, selection=20, seed=1)
-    assert other.describe()["selection_sha256"] != opened[0].describe()["selection_sha256"]
+    assert other.describe()["sha256"]["selection"] != opened[0].describe()["sha256"]["selection"]
 
 
 @pytest.mark.parametrize(("name", "flips"), [("fashion_mnist", True), ("mnist", False), ("cifar10", True)])
