@@ -157,7 +157,7 @@ class Trainer:
         torch.autograd.backward(losses.total)
         self.optimizers.step(self.step)
         self.step += 1
-        if self.optimizers.learned:
+        if self.optimizers.learned and (self.budget is not None or self.recipe.optimizer.gate_optimizer == "adam"):
             clamp_logits(self.net.gate_parameters())
         if self.budget is not None and (self.step % BUDGET_INTERVAL == 0 or self.step == self.steps):
             travelled = BUDGET_INTERVAL * self.optimizers.gate_lr
