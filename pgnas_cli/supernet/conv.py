@@ -12,36 +12,38 @@ from torch import Tensor, nn
 from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE, Gate
 
 
-def _adopt(cls: type[nn.Module], layer: nn.Module, gate: Gate) -> Any:
-    """A `cls` with the attributes, parameters and training flag of `layer`, plus the gate."""
-    gated: Any = cls.__new__(cls)
-    gated.__dict__.update(layer.__dict__)
-    gated._modules = dict(layer._modules)
-    gated.gate = gate.train(layer.training)
-    return gated
+class _Gated(nn.Module):
+    """Puts a gate before the layer class that stands behind it in the order of resolution."""
+
+    gate: Gate
+    weight: Tensor
+
+    @classmethod
+    def from_layer(cls, layer: nn.Module, gate: Gate) -> Self:
+        """Wrap `layer`: its attributes, training flag and parameters are shared, not copied."""
+        gated: Any = cls.__new__(cls)
+        gated.__dict__.update(layer.__dict__)
+        gated._modules = dict(layer._modules)
+        gated.gate = gate.train(layer.training)
+        wrapped: Self = gated
+        return wrapped
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = super().forward(self.gate(x))
+        return found
+
+    def squared_norms(self) -> Tensor:
+        """[G] squared norm of the weight slices that read each group's inputs."""
+        return _group_squared_norms(self.weight, self.gate, getattr(self, "groups", 1))
 
 
-class SearchConv2d(nn.Conv2d):
+class SearchConv2d(_Gated, nn.Conv2d):
     """conv(x * keep): a convolution that reads gated inputs. Its weights are those of the layer it replaces.
 
     `plain_class` is the class of the same layer without its gate.
     """
 
     plain_class: type[nn.Conv2d] = nn.Conv2d
-    gate: Gate
-
-    @classmethod
-    def from_conv(cls, conv: nn.Conv2d, gate: Gate) -> Self:
-        """Wrap `conv`, whose parameters are shared, not copied."""
-        gated: Self = _adopt(cls, conv, gate)
-        return gated
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.gate(x))
-
-    def squared_norms(self) -> Tensor:
-        """[G] squared norm of the weight slices that read each group's input channels."""
-        return _group_squared_norms(self.weight, self.gate, self.groups)
 
 
 class SearchConv2dSame(SearchConv2d, Conv2dSame):
@@ -50,24 +52,10 @@ class SearchConv2dSame(SearchConv2d, Conv2dSame):
     plain_class = Conv2dSame
 
 
-class SearchLinear(nn.Linear):
+class SearchLinear(_Gated, nn.Linear):
     """linear(x * keep): a linear layer that reads gated features."""
 
     plain_class: type[nn.Linear] = nn.Linear
-    gate: Gate
-
-    @classmethod
-    def from_linear(cls, linear: nn.Linear, gate: Gate) -> Self:
-        """Wrap `linear`, whose parameters are shared, not copied."""
-        gated: Self = _adopt(cls, linear, gate)
-        return gated
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.gate(x))
-
-    def squared_norms(self) -> Tensor:
-        """[G] squared norm of the weight columns that read each group's features."""
-        return _group_squared_norms(self.weight, self.gate, 1)
 
 
 SearchLayer = SearchConv2d | SearchLinear
@@ -111,6 +99,6 @@ def search_layer(
     with torch.no_grad():
         gate.to(layer.weight.device)
     if isinstance(layer, nn.Linear):
-        return SearchLinear.from_linear(layer, gate)
+        return SearchLinear.from_layer(layer, gate)
     kind = SearchConv2dSame if isinstance(layer, Conv2dSame) else SearchConv2d
-    return kind.from_conv(layer, gate)
+    return kind.from_layer(layer, gate)
