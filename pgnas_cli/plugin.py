@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgnas_cli.errors import UsageError as UsageError  # part of what plugins import
@@ -69,6 +70,8 @@ class ArchitectureInfo:
         summary: half a line.
         published_params: parameters of the supernet as published, where there is such a row.
         published: where that figure stands.
+        base: the plain network of which this one is an inflation; empty where it is itself the plain network.
+        recipe: the recipe of `pgnas train --recipe` that repeats the published training; empty if there is none.
     """
 
     name: str
@@ -80,6 +83,8 @@ class ArchitectureInfo:
     summary: str = ""
     published_params: float | None = None
     published: str = ""
+    base: str = ""
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,25 @@ class ZooPlugin(ABC):
         num_classes: int,
         in_chans: int,
         img_size: int,
-        pretrained: bool = False,
+        pretrained: bool | Path = False,
     ) -> nn.Module:
-        """The inflated network. `forward` returns logits [B, num_classes]."""
+        """The inflated network. `forward` returns logits [B, num_classes].
+
+        A network that trains with an auxiliary head leaves its logits, in training mode, in the attribute `aux_logits`
+        and names the head's modules in `training_only`, a tuple of prefixes; they are not part of a candidate. A
+        DropPath with an attribute `depth_share` in (0, 1] gets that share of the recipe's drop_path.
+
+        Args:
+            pretrained: True for the published weights, a path for those of a safetensors file. Only asked for with an
+                inflation that changes nothing: the registry widens the plain network itself.
+        """
+
+    def renamed(self, model: nn.Module) -> Mapping[str, str]:
+        """Layers of an inflated `model` that stand, in the plain network, under another name: name -> plain name.
+
+        With pretrained weights, layers that are neither here nor in the plain network are new and start as zero.
+        """
+        return {}
 
     @abstractmethod
     def gate_groups(self, model: nn.Module) -> Mapping[str, Sequence[int]]:

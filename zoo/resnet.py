@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgnas_cli.plugin import ArchitectureInfo, Inflation, ZooPlugin
@@ -49,7 +50,7 @@ class ResNetPlugin(ZooPlugin):
         num_classes: int,
         in_chans: int,
         img_size: int,
-        pretrained: bool = False,
+        pretrained: bool | Path = False,
     ) -> nn.Module:
         import timm
         from pgnas_zoo.resnet_net import inflate_resnet, use_small_stem

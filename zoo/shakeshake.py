@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgnas_cli.plugin import ArchitectureInfo, Inflation, ZooPlugin
@@ -55,7 +56,7 @@ class ShakeShakePlugin(ZooPlugin):
         num_classes: int,
         in_chans: int,
         img_size: int,
-        pretrained: bool = False,
+        pretrained: bool | Path = False,
     ) -> nn.Module:
         from pgnas_zoo.shakeshake_net import ShakeShakeNet
 
