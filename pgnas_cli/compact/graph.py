@@ -15,6 +15,9 @@ from torch import fx
 
 from pgnas_cli.errors import UsageError, nearest
 
+_PASSING = frozenset({"per", "norm", "nonzero", "slice"})
+_ENDING = frozenset({"per", "norm", "nonzero", "flatten", "add"})
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -102,6 +105,29 @@ class ChannelGraph:
     def barriers(self) -> tuple[str, ...]:
         """The operations that are correct but not thinned, by module name or torch.fx node name."""
         return tuple(node.name or node.fx_node.name for node in self.nodes if node.kind == "barrier")
+
+    @cached_property
+    def reads_image(self) -> tuple[str, ...]:
+        """Names of the operations (stems) that read the image, with nothing but per-channel functions before them."""
+        return tuple(n.name for n in self.operations.values() if self._origin(n.sources[0]) == "input")
+
+    @cached_property
+    def writes_output(self) -> tuple[str, ...]:
+        """Names of the operations (classifiers) that write the output, with no other operation behind them."""
+        found, waiting = set(), [s for node in self.nodes if node.kind == "output" for s in node.sources]
+        while waiting:
+            node = self.nodes[waiting.pop()]
+            if node.geometry is not None:
+                found.add(node.name)
+            elif node.kind in _ENDING:
+                waiting.extend(node.sources)
+        return tuple(name for name in self.operations if name in found)
+
+    def _origin(self, index: int) -> str:
+        """Kind of the first node that is not a function of one channel, going back from node `index`."""
+        while self.nodes[index].kind in _PASSING:
+            index = self.nodes[index].sources[0]
+        return self.nodes[index].kind
 
     def masked_node(self, name: str, mask: Sized) -> ChannelNode:
         """The node that `mask` belongs to.

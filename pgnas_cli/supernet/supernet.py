@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -55,21 +55,26 @@ class Supernet(nn.Module):
         self.backbone = backbone
         self.input_size = input_size
         self.spec = spec
+        self._graph: compaction.ChannelGraph | None = None
+        self._kept: compaction.Cost | None = None
+        self._add_gates(gate_groups, initial_drop=initial_drop, temperature=temperature)
+
+    def _add_gates(self, gate_groups: Mapping[str, Sequence[int]], **options: float) -> None:
         for name, sizes in gate_groups.items():
             parent, _, child = name.rpartition(".")
             try:
-                owner = backbone.get_submodule(parent)
-                layer = search_layer(
-                    owner.get_submodule(child), sizes, initial_drop=initial_drop, temperature=temperature
-                )
+                owner = self.backbone.get_submodule(parent)
+                layer = search_layer(owner.get_submodule(child), sizes, **options)
             except (AttributeError, ValueError) as error:
                 raise ValueError(f"gate_groups names {name!r}: {error}") from error
             setattr(owner, child, layer)
-        self._search_layers = {
-            name: module for name, module in backbone.named_modules() if isinstance(module, SearchConv2d | SearchLinear)
-        }
-        self._graph: compaction.ChannelGraph | None = None
-        self._kept: compaction.Cost | None = None
+        prefixes = tuple(f"{prefix}." for prefix in getattr(self.backbone, "training_only", ()))
+        self._search_layers: dict[str, SearchLayer] = {}
+        self._training_layers: dict[str, SearchLayer] = {}
+        for name, module in self.backbone.named_modules():
+            if isinstance(module, SearchConv2d | SearchLinear):
+                layers = self._training_layers if prefixes and name.startswith(prefixes) else self._search_layers
+                layers[name] = module
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.backbone(images))
@@ -78,8 +83,13 @@ class Supernet(nn.Module):
 
     @property
     def search_layers(self) -> dict[str, SearchLayer]:
-        """Layer name (as in the backbone) -> gated layer, in the network's order."""
+        """Layer name (as in the backbone) -> gated layer, in the network's order; without heads for training only."""
         return self._search_layers
+
+    @property
+    def _gated_layers(self) -> list[SearchLayer]:
+        """Every gated layer, also those of heads for training only."""
+        return [*self._search_layers.values(), *self._training_layers.values()]
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -88,7 +98,7 @@ class Supernet(nn.Module):
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """The drop logits."""
-        return [gate.drop_logit for gate in self.gates.values()]
+        return [layer.gate.drop_logit for layer in self._gated_layers]
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Everything that is trained besides the drop logits."""
@@ -99,7 +109,7 @@ class Supernet(nn.Module):
         """Give every channel a probability of its own, started at its group's ("channel"), or nothing ("group")."""
         if granularity != "channel":
             return
-        for layer in self.search_layers.values():
+        for layer in self._gated_layers:
             old = layer.gate
             new = Gate([1] * old.channels, temperature=old.temperature).to(old.drop_logit.device)
             new.fixed_drop = old.fixed_drop
@@ -111,13 +121,48 @@ class Supernet(nn.Module):
         self, *, initial_drop: float | None = None, temperature: float | None = None, fixed_drop: float | None = None
     ) -> None:
         """Set what is given on every gate; `fixed_drop` is always set, None makes the probabilities learned ones."""
-        for gate in self.gates.values():
+        for gate in (layer.gate for layer in self._gated_layers):
             gate.fixed_drop = fixed_drop
             if temperature is not None:
                 gate.temperature = temperature
             if initial_drop is not None:
                 with torch.no_grad():
                     gate.drop_logit.fill_(float(np.log(initial_drop) - np.log1p(-initial_drop)))
+
+    def gate_stem(self) -> None:
+        """Gate also the convolutions that read the image, one group each.
+
+        Not the default: with three image channels at p = 0.5 one candidate of eight sees nothing.
+        """
+        self._gate_also(self.graph.reads_image)
+
+    def gate_classifier(self) -> None:
+        """Gate also the layers that write the logits, and every layer of a head for training only, one group each."""
+        prefixes = tuple(f"{prefix}." for prefix in getattr(self.backbone, "training_only", ()))
+        heads = [
+            name
+            for name, module in self.backbone.named_modules()
+            if prefixes and name.startswith(prefixes) and isinstance(module, nn.Conv2d | nn.Linear)
+        ]
+        self._gate_also([*self.graph.writes_output, *heads])
+
+    def _gate_also(self, names: Iterable[str]) -> None:
+        groups = {}
+        for name in names:
+            layer = self.backbone.get_submodule(name)
+            if not isinstance(layer, SearchConv2d | SearchLinear):
+                groups[name] = [layer.in_features if isinstance(layer, nn.Linear) else cast(int, layer.in_channels)]
+        self._add_gates(groups)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Drop whole branches in training, each DropPath with an attribute `depth_share` at `rate` times that share."""
+        for module in self.backbone.modules():
+            if "depth_share" in vars(module):
+                vars(module)["drop_prob"] = rate * vars(module)["depth_share"]
+
+    def auxiliary_logits(self) -> Tensor | None:
+        """The auxiliary head's logits [B, C] of the last forward pass in training mode; None without such a head."""
+        return cast(Tensor | None, getattr(self.backbone, "aux_logits", None))
 
     def set_branch_noise(self, enabled: bool) -> None:
         """Switch the noise between parallel branches (shake-shake) in training on or off, where the backbone has it."""
@@ -154,7 +199,7 @@ class Supernet(nn.Module):
         Returns:
             Scalar tensor, differentiable in the weights and the drop logits. Zhou et al. 2020, Eq. 11-15.
         """
-        layers = list(self.search_layers.values())
+        layers = self._gated_layers
         if not layers:
             return next(self.parameters()).new_zeros(())
         norms = torch.cat([layer.squared_norms() for layer in layers])

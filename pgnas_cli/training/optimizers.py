@@ -35,8 +35,8 @@ class Optimizers:
                 self.gates = torch.optim.Adam(net.gate_parameters(), lr=rate, betas=(0.9, 0.99))
             else:
                 self.gates = torch.optim.SGD(net.gate_parameters(), lr=rate, **momentum)
-        for gate in net.gates.values():
-            gate.drop_logit.requires_grad_(self.learned)
+        for drop_logit in net.gate_parameters():
+            drop_logit.requires_grad_(self.learned)
         self.schedulers = [
             make_scheduler(o, recipe, steps_per_epoch) for o in (self.weights, self.gates) if o is not None
         ]
