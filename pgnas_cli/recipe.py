@@ -33,6 +33,13 @@ class Objective:
         label_smoothing: of the cross-entropy.
         branch_noise: shake-shake's noise between the branches. The published runs of 1800 epochs have it; in runs of
             tens of epochs it costs points.
+        gate_stem: whether the convolutions that read the image are gated too.
+        gate_classifier: whether the layers that write the logits, and those of an auxiliary head, are gated too.
+        auxiliary_weight: the loss gets this times the cross-entropy of the auxiliary head, where the network has one
+            (0.4 in the ENAS authors' program).
+        drop_path: drop probability of a branch in the last cell at the last step; a branch at depth share d of step t
+            (from 0) of T has drop_path * d * (t + 1) / T (the ENAS authors' program ends at 0.4). Only networks with
+            such branches (ENAS) have it.
     """
 
     l2: float | None = None
@@ -46,6 +53,10 @@ class Objective:
     fixed_drop: float | None = None
     label_smoothing: float = 0.0
     branch_noise: bool = False
+    gate_stem: bool = False
+    gate_classifier: bool = False
+    auxiliary_weight: float = 0.4
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         _check(
@@ -87,6 +98,16 @@ class Objective:
             0 <= self.label_smoothing < 1,
             f"objective.label_smoothing is {self.label_smoothing}, it should be at least 0 and below 1",
             "objective.label_smoothing=0",
+        )
+        _check(
+            self.auxiliary_weight >= 0,
+            f"objective.auxiliary_weight is {self.auxiliary_weight}, it should be at least 0",
+            "objective.auxiliary_weight=0.4",
+        )
+        _check(
+            0 <= self.drop_path < 1,
+            f"objective.drop_path is {self.drop_path}, it should be at least 0 and below 1",
+            "objective.drop_path=0",
         )
 
 
@@ -146,12 +167,24 @@ class Optimizer:
 class Schedule:
     """Learning rates over the epochs.
 
+    "cosine" and "restarts" fall from lr to lr_min along
+
+        lr_min + (lr - lr_min) / 2 * (1 + cos(pi * T_cur / T_i))
+
+    "cosine" once, T_cur and T_i counting steps; "restarts" again and again, T_cur counting the whole epochs since the
+    last restart and T_i the epochs of the cycle (Loshchilov and Hutter, SGDR, ICLR 2017, Eq. 5), so that the rate is
+    constant within an epoch, as in the ENAS authors' program. The gates follow with their own rate in the place of lr
+    and with lr_min scaled by the same factor.
+
     Args:
-        name: "cosine" (to 0, per step) or "step" (times gamma at each milestone).
+        name: "cosine", "restarts" or "step" (times gamma at each milestone).
         epochs: passes over the training images.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up; cosine and restarts begin after it, milestones count it.
         milestones: epochs at which a step schedule drops.
         gamma: factor of each drop.
+        restart_epochs: epochs of the first cycle of restarts.
+        restart_factor: how many times longer each cycle is than the one before it.
+        lr_min: where cosine and restarts end, for the weights.
     """
 
     name: str = "cosine"
@@ -159,11 +192,14 @@ class Schedule:
     warmup_epochs: float = 1.0
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    restart_epochs: int = 10
+    restart_factor: int = 2
+    lr_min: float = 0.0
 
     def __post_init__(self) -> None:
         _check(
-            self.name in ("cosine", "step"),
-            f"schedule.name is {self.name!r}, it should be cosine or step",
+            self.name in ("cosine", "restarts", "step"),
+            f"schedule.name is {self.name!r}, it should be cosine, restarts or step",
             "schedule.name=cosine",
         )
         _check(self.epochs >= 1, f"schedule.epochs is {self.epochs}, it should be at least 1", "--epochs 40")
@@ -178,6 +214,10 @@ class Schedule:
             f"schedule.milestones are {list(self.milestones)}, they should be at least 1",
             "schedule.milestones=[30,60]",
         )
+        for name, usual in (("restart_epochs", 10), ("restart_factor", 2)):
+            value = getattr(self, name)
+            _check(value >= 1, f"schedule.{name} is {value}, it should be at least 1", f"schedule.{name}={usual}")
+        _check(self.lr_min >= 0, f"schedule.lr_min is {self.lr_min}, it should be at least 0", "schedule.lr_min=0")
 
 
 @dataclass(frozen=True)
@@ -206,14 +246,57 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Data:
-    """The images.
+class Augmentation:
+    """What happens to training images besides the crop and the flip, which every set gets as it suits it.
+
+    All draws depend on (seed, epoch, place in the epoch) only. Sets in memory are augmented in this order before they
+    are cropped and flipped, image files after it; cutout comes last in both. AutoAugment and colour jitter keep grey
+    images grey: what changes their saturation leaves them as they are.
+
+    Args:
+        cutout: side of a square that is blanked in each training image, in pixels; 0 for none (DeVries and Taylor,
+            2017).
+        auto_augment: AutoAugment's policies found on "cifar10", "imagenet" or "svhn", one of them on every image
+            (Cubuk et al., CVPR 2019, as in torchvision); empty for none.
+        color_jitter: s: brightness, contrast and saturation, in an order drawn for each image, are multiplied by
+            factors drawn from [max(0, 1 - s), 1 + s]; 0 for none. None means 0.4 for image files above 64 pixels and
+            none for all others.
+        rotation: degrees: each image is turned by an angle drawn from [-rotation, rotation], bilinear, with black
+            corners; 0 for none.
+    """
+
+    cutout: int = 0
+    auto_augment: str = ""
+    color_jitter: float | None = None
+    rotation: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.cutout >= 0, f"data.cutout is {self.cutout}, it should be at least 0", "--set data.cutout=0")
+        _check(
+            self.auto_augment in ("", "cifar10", "imagenet", "svhn"),
+            f"data.auto_augment is {self.auto_augment!r}, it should be cifar10, imagenet, svhn or empty",
+            "--set data.auto_augment=cifar10",
+        )
+        _check(
+            self.color_jitter is None or self.color_jitter >= 0,
+            f"data.color_jitter is {self.color_jitter}, it should be at least 0",
+            "--set data.color_jitter=0.4",
+        )
+        _check(
+            0 <= self.rotation <= 180,
+            f"data.rotation is {self.rotation}, it should be at least 0 and at most 180 degrees",
+            "--set data.rotation=10",
+        )
+
+
+@dataclass(frozen=True)
+class Data(Augmentation):
+    """The images, and how they are augmented (see Augmentation).
 
     Args:
         name: digits, folder:DIR, torch/NAME; None takes what the command line or the environment says.
         dir: where torchvision sets lie; None means ./data.
         batch_size: images a step.
-        cutout: side of a square that is blanked in each training image, in pixels; 0 for none (sets in memory).
         selection: share of the training images kept for selection (above 1: their number).
         limit_train: use only so many training images, cut after the selection split.
     """
@@ -221,20 +304,37 @@ class Data:
     name: str | None = None
     dir: str | None = None
     batch_size: int = 128
-    cutout: int = 0
     selection: float = 0.1
     limit_train: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(
             self.batch_size >= 2, f"data.batch_size is {self.batch_size}, it should be at least 2", "--batch-size 128"
         )
-        _check(self.cutout >= 0, f"data.cutout is {self.cutout}, it should be at least 0", "--set data.cutout=0")
         _check(self.selection > 0, f"data.selection is {self.selection}, it should be above 0", "--selection 0.1")
         _check(
             self.limit_train is None or self.limit_train >= 1,
             f"data.limit_train is {self.limit_train}, it should be at least 1",
             "--limit-train 10000",
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Drawing candidates.
+
+    Args:
+        candidates: how many `pgnas sample` draws where -n does not say.
+    """
+
+    candidates: int = 100
+
+    def __post_init__(self) -> None:
+        _check(
+            self.candidates >= 1,
+            f"sampling.candidates is {self.candidates}, it should be at least 1",
+            "pgnas sample -n 100",
         )
 
 
@@ -256,6 +356,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     budget: Budget = field(default_factory=Budget)
     data: Data = field(default_factory=Data)
+    sampling: Sampling = field(default_factory=Sampling)
     adapted: Adapted = field(default_factory=Adapted)
     seed: int = 0
 
@@ -264,6 +365,11 @@ class Recipe:
             not (self.objective.fixed_drop is not None and self.budget.target_params is not None),
             "--fixed-drop and --target-params exclude each other: a constant rate cannot be moved to a target",
             "leave one of them out",
+        )
+        _check(
+            self.schedule.lr_min <= self.optimizer.lr,
+            f"schedule.lr_min is {self.schedule.lr_min} and optimizer.lr {self.optimizer.lr}: rates fall to lr_min",
+            "--set schedule.lr_min=0",
         )
 
     def resolved_num_examples(self, num_train: int) -> float:

@@ -12,9 +12,10 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def load_recipe(name_or_file: str | None) -> Recipe:
         except UnicodeDecodeError as error:
             raise UsageError(f"{file} is not valid TOML: {error}", "see https://toml.io") from None
     if name_or_file not in recipe_names():
-        close = nearest(name_or_file, recipe_names())
+        inside = [name for name in recipe_names() if name.rpartition("/")[2] == name_or_file]
+        close = " or ".join(inside) or nearest(name_or_file, recipe_names())
         raise UsageError(
             f"no recipe is called {name_or_file!r}" + (f"; did you mean {close}?" if close else ""),
             f"one of {', '.join(recipe_names())}, or a file FILE.toml",
@@ -51,9 +53,16 @@ def load_recipe(name_or_file: str | None) -> Recipe:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with pgnas."""
-    root = resources.files("pgnas_cli.templates").joinpath("recipes")
-    return sorted(entry.name.removesuffix(".toml") for entry in root.iterdir() if entry.name.endswith(".toml"))
+    """Names of the recipes that come with pgnas; one in a folder is FOLDER/NAME."""
+    return sorted(_names_in(resources.files("pgnas_cli.templates").joinpath("recipes"), ""))
+
+
+def _names_in(folder: Traversable, prefix: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _names_in(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".toml"):
+            yield prefix + entry.name.removesuffix(".toml")
 
 
 def parse_recipe(text: str, source: str) -> Recipe:

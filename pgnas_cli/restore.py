@@ -102,8 +102,15 @@ def run_recipe(run: RunDirectory) -> Recipe:
 
 
 def apply_recipe(net: Supernet, recipe: Recipe) -> None:
-    """Give the gates, and the branches, of a freshly built supernet what a recipe asks for."""
+    """Give the gates, and the branches, of a freshly built supernet what a recipe asks for.
+
+    What else is to be gated comes first, so that those gates start as the others do.
+    """
     objective = recipe.objective
+    if objective.gate_stem:
+        net.gate_stem()
+    if objective.gate_classifier:
+        net.gate_classifier()
     net.set_gates(
         initial_drop=objective.initial_drop, temperature=objective.temperature, fixed_drop=objective.fixed_drop
     )

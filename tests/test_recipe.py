@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import typing
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgnas_cli.errors import UsageError
-from pgnas_cli.recipe import Adapted, Budget, Data, Objective, Optimizer, Recipe, Schedule
+from pgnas_cli.recipe import Adapted, Budget, Data, Objective, Optimizer, Recipe, Sampling, Schedule
 from pgnas_cli.recipe_file import (
     all_keys,
     load_recipe,
@@ -46,10 +47,14 @@ recipes = st.builds(
         ungated_l2=st.booleans(),
         branch_noise=st.booleans(),
         label_smoothing=below_one,
+        gate_stem=st.booleans(),
+        gate_classifier=st.booleans(),
+        auxiliary_weight=positive,
+        drop_path=below_one,
     ),
     optimizer=st.builds(
         Optimizer,
-        lr=positive,
+        lr=st.floats(1e-3, 1e3),
         momentum=inside,
         nesterov=st.booleans(),
         clip=st.just(0.0) | positive,
@@ -58,11 +63,14 @@ recipes = st.builds(
     ),
     schedule=st.builds(
         Schedule,
-        name=st.sampled_from(["cosine", "step"]),
+        name=st.sampled_from(["cosine", "step", "restarts"]),
         epochs=whole,
         warmup_epochs=st.floats(0, 1e9),
         milestones=st.lists(whole, max_size=4).map(tuple),
         gamma=inside,
+        restart_epochs=whole,
+        restart_factor=whole,
+        lr_min=st.floats(0, 1e-3),
     ),
     budget=st.builds(lambda target, pair: Budget(target, *pair), st.sampled_from([None, "0.5x", "12M", "2e3"]), shares),
     data=st.builds(
@@ -70,9 +78,14 @@ recipes = st.builds(
         name=st.none() | text,
         dir=st.none() | text,
         batch_size=st.integers(2, 10**6),
+        cutout=st.integers(0, 10**6),
+        auto_augment=st.sampled_from(["", "cifar10", "imagenet", "svhn"]),
+        color_jitter=st.none() | st.just(0.0) | positive,
+        rotation=st.floats(0, 180),
         selection=positive,
         limit_train=st.none() | whole,
     ),
+    sampling=st.builds(Sampling, whole),
     adapted=st.builds(Adapted, st.none() | whole, st.none() | whole, st.none() | whole),
     seed=st.integers(-(2**62), 2**62),
 )
@@ -90,9 +103,11 @@ def test_the_default_recipe_loads() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_that_comes_with_pgnas_loads_and_says_how_to_run_it(name: str) -> None:
     assert isinstance(load_recipe(name), Recipe)
-    header = (Path(__file__).parents[1] / "templates" / "recipes" / f"{name}.toml").read_text().splitlines()[:4]
-    wanted = ("# Command:", "# Expected cost:", "# Expected score:", "# Source:")
-    assert all(line.startswith(key) for line, key in zip(header, wanted, strict=True))
+    lines = (Path(__file__).parents[1] / "templates" / "recipes" / f"{name}.toml").read_text().splitlines()
+    header = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    keys = [line[2:].partition(":")[0] for line in header if line[2:3].strip()]
+    assert keys[:4] == ["Command", "Expected cost", "Expected score", "Source"]
+    assert keys[4:] in ([], ["Departures"])
 
 
 @settings(max_examples=60, deadline=None)
@@ -157,6 +172,10 @@ def test_what_is_no_recipe_names_file_key_and_the_nearest_key(given: str, messag
     ("name", "message"),
     [
         ("defualt", "no recipe is called 'defualt'; did you mean default"),
+        ("cifar10-mi", "no recipe is called 'cifar10-mi'; did you mean paper/cifar10-mi[?]$"),
+        ("paper/cifar10mi", "did you mean paper/cifar10-mi"),
+        ("paper", "no recipe is called 'paper'"),
+        ("paper/../default", "no recipe is called"),
         ("../default", "no recipe is called"),
         ("nowhere.toml", "no such recipe file: nowhere.toml"),
         ("", "no recipe is called ''"),
@@ -234,10 +253,17 @@ def test_overriding_is_as_strict_as_reading(changes: dict, message: str) -> None
 
 # ---- values out of range ----
 
-SECTIONS = {"objective": Objective, "optimizer": Optimizer, "schedule": Schedule, "budget": Budget, "data": Data}
+SECTIONS = {
+    "objective": Objective, "optimizer": Optimizer, "schedule": Schedule, "budget": Budget, "data": Data,
+    "sampling": Sampling,
+}  # fmt: skip
 REFUSED = {
     "budget.target_params": ("", "much", "-1x", "0"),
     "data.cutout": (-1,),
+    "data.auto_augment": ("cifar", "v0", "original"),
+    "data.color_jitter": (-0.1, math.nan),
+    "data.rotation": (-1.0, 181.0, math.nan),
+    "sampling.candidates": (0, -1),
     "objective.l2": (-1.0, -1e-9, math.nan),
     "objective.num_examples": (0.0, -5.0),
     "objective.augmentation_factor": (0.0, -1.0),
@@ -247,6 +273,8 @@ REFUSED = {
     "objective.granularity": ("layer", ""),
     "objective.fixed_drop": (-0.1, 1.0),
     "objective.label_smoothing": (-0.1, 1.0),
+    "objective.auxiliary_weight": (-0.1, math.nan),
+    "objective.drop_path": (-0.1, 1.0),
     "optimizer.lr": (0.0, -0.1, math.nan),
     "optimizer.momentum": (-0.1, 1.0, 0.0),  # 0 does not go with Nesterov
     "optimizer.clip": (-1.0,),
@@ -257,6 +285,9 @@ REFUSED = {
     "schedule.warmup_epochs": (-1.0,),
     "schedule.gamma": (0.0, 1.1),
     "schedule.milestones": ([0], [30, -1]),
+    "schedule.restart_epochs": (0, -1),
+    "schedule.restart_factor": (0, -1),
+    "schedule.lr_min": (-1e-9, 0.2),  # above the rate
     "budget.start": (-0.1, 0.6),  # after `reached`
     "budget.reached": (0.01, 1.1),
     "data.batch_size": (1, 0),
@@ -291,6 +322,10 @@ def test_every_number_and_word_has_a_range() -> None:
         {"objective.fixed_drop": 0},
         {"optimizer.nesterov": False, "optimizer.momentum": 0},
         {"optimizer.clip": 0},
+        {"objective.auxiliary_weight": 0, "objective.drop_path": 0},
+        {"schedule.lr_min": 0.1, "schedule.restart_epochs": 1, "schedule.restart_factor": 1},
+        {"data.color_jitter": 0, "data.rotation": 180, "data.auto_augment": ""},
+        {"sampling.candidates": 1},
         {"schedule.gamma": 1, "schedule.warmup_epochs": 0},
         {"budget.start": 0, "budget.reached": 0},
         {"budget.start": 1, "budget.reached": 1},

@@ -13,7 +13,10 @@ from pgnas_cli.sizes import Relative, parse_count
 
 
 def sample(
-    n: Annotated[int, typer.Option("-n", "--number", help="How many distinct candidates.")] = 100,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", "--number", help="How many distinct candidates; default what the run's recipe says."),
+    ] = None,
     strategy: Annotated[
         str, typer.Option("--strategy", metavar="posterior|uniform", help="How they are drawn.")
     ] = "posterior",
@@ -38,11 +41,14 @@ def sample(
     console.next_command(f"pgnas rank --run {run}" if run is not None else "pgnas rank")
 
 
-def draw(found: RunDirectory, n: int, limits: dict[str, int | Relative], **options: Any) -> dict[str, Any]:
-    """Sample with a progress bar; relative limits are shares of the supernet."""
+def draw(found: RunDirectory, n: int | None, limits: dict[str, int | Relative], **options: Any) -> dict[str, Any]:
+    """Sample with a progress bar, `n` or what the run's recipe says; relative limits are shares of the supernet."""
     train = found.require("train")
     from pgnas_cli.ranking.candidates import sample as sample_run
+    from pgnas_cli.restore import run_recipe
 
+    if n is None:
+        n = run_recipe(found).sampling.candidates
     most: dict[str, Any] = {
         f"max_{name}": limit.of(train[name]) if isinstance(limit, Relative) else limit for name, limit in limits.items()
     }

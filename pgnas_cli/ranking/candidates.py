@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pgnas_cli import restore
 from pgnas_cli.errors import RunError
 from pgnas_cli.posterior.candidate import Candidate, pack, unpack
 from pgnas_cli.posterior.sampling import resolve, sample_candidates
@@ -24,7 +25,7 @@ ROWS = "candidates.jsonl"
 
 def sample(
     run: RunDirectory,
-    n: int = 100,
+    n: int | None = None,
     *,
     strategy: str = "posterior",
     drop_prob: float | None = None,
@@ -38,7 +39,7 @@ def sample(
 
     Args:
         run: a trained run.
-        n: how many.
+        n: how many; None for what the run's recipe says (`sampling.candidates`).
         strategy: "posterior", or "uniform" at the rate `drop_prob` (a run that was trained with --fixed-drop draws at
             its own rate if none is named).
         drop_prob: rate of the uniform strategy.
@@ -56,6 +57,7 @@ def sample(
     """
     run.begin("sample", force=force)
     net = trained_supernet(run)
+    n = restore.run_recipe(run).sampling.candidates if n is None else n
     posterior = net.posterior()
     trained_rate = run.require("train").get("fixed_drop")
     if strategy == "uniform" and drop_prob is None and isinstance(trained_rate, float):

@@ -51,9 +51,14 @@ def clamp_logits(logits: Sequence[Tensor], bound: float = LOGIT_BOUND) -> None:
             logit.clamp_(-bound, bound)
 
 
+def _counted(net: Supernet) -> list[nn.Parameter]:
+    """The drop logits that E[parameters] depends on: not those of heads for training only."""
+    return [gate.drop_logit for gate in net.gates.values()]
+
+
 def reachable(net: Supernet, bound: float = LOGIT_BOUND) -> tuple[float, float]:
     """Smallest and largest E[parameters] that drop logits within +-bound can give."""
-    logits = net.gate_parameters()
+    logits = _counted(net)
     saved = [logit.detach().clone() for logit in logits]
     found = []
     with torch.no_grad():
@@ -160,7 +165,7 @@ class ParameterBudget:
         if progress < self.start:
             return
         wanted = self.target_at(progress)
-        logits = self.net.gate_parameters()
+        logits = _counted(self.net)
         scales = [metric(logit) for logit in logits]
         total = 0.0
         for _ in range(20):

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from pgnas_cli.errors import DataError, UsageError, nearest
+from pgnas_cli.recipe import Augmentation
 from pgnas_cli.training import sources
-from pgnas_cli.training.memory import ArrayStore, Batch, Epoch, Normalisation, Store, generator_from
+from pgnas_cli.training.memory import ArrayStore, Batch, Epoch, Normalisation, Store
+from pgnas_cli.training.seeds import generator_from
 from pgnas_cli.training.splits import cut_selection, limit_examples
 
 Split = Literal["train", "selection", "test"]
@@ -200,7 +202,7 @@ def open_data(
     seed: int = 0,
     img_size: int | None = None,
     in_chans: int | None = None,
-    cutout: int = 0,
+    augmentation: Augmentation | None = None,
     workers: int | None = None,
     memory_limit: int = 2**30,
 ) -> Data:
@@ -215,7 +217,7 @@ def open_data(
         seed: of splits, order and augmentation.
         img_size: height and width to scale to; None for the set's own (224 for files).
         in_chans: 1 or 3; None for the set's own (3 for files).
-        cutout: side of the cutout square in pixels (sets in memory); 0 for none.
+        augmentation: of training images, besides crop and flip; the `data` of a recipe is one.
         workers: loader processes for files; None for min(4, CPUs).
         memory_limit: bytes; larger torchvision sets are read through a loader.
 
@@ -223,10 +225,11 @@ def open_data(
         UsageError: an unknown spec or an impossible option.
         DataError: the set is missing, damaged, or does not fit the options.
     """
-    _check_options(selection, limit_train, img_size, in_chans, cutout, workers)
+    _check_options(selection, limit_train, img_size, in_chans, workers)
     if workers is None:
         workers = min(4, os.cpu_count() or 1)
-    source = _open_source(spec, data_dir, sources.Reading(img_size, in_chans, cutout, workers, memory_limit))
+    augmentation = augmentation or Augmentation()
+    source = _open_source(spec, data_dir, sources.Reading(img_size, in_chans, augmentation, workers, memory_limit))
     if len(source.class_names) < 2:
         raise DataError(f"{spec}: only one class, {source.class_names[0]!r}", "classification needs two or more")
     train = torch.arange(len(source.train.labels))
@@ -312,7 +315,6 @@ def _check_options(
     limit_train: int | None,
     img_size: int | None,
     in_chans: int | None,
-    cutout: int,
     workers: int | None,
 ) -> None:
     if not selection > 0 or (selection >= 1 and selection != int(selection)):
@@ -323,7 +325,5 @@ def _check_options(
         raise UsageError(f"--img-size {img_size}; expected 1 or more", "leave it out for the set's own size")
     if in_chans not in (None, 1, 3):
         raise UsageError(f"{in_chans} input channels; expected 1 or 3", "leave it out for the set's own")
-    if cutout < 0:
-        raise UsageError(f"a cutout of {cutout} pixels; expected 0 or more", "use 0 for none")
     if workers is not None and workers < 0:
         raise UsageError(f"{workers} workers; expected 0 or more", "use 0 to read images in this process")

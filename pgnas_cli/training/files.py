@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pgnas_cli.errors import DataError
-from pgnas_cli.training.memory import Batch, Epoch, Normalisation, Store, generator_from, seed_from
+from pgnas_cli.recipe import Augmentation
+from pgnas_cli.training.augment import file_auto_augment
+from pgnas_cli.training.memory import Batch, Epoch, Normalisation, Store, cutout
+from pgnas_cli.training.seeds import generator_from, seeded
 
 TINY = 64  # up to this size images are not cropped to a small part nor jittered in colour
-
-
-@contextmanager
-def seeded(key: str) -> Iterator[None]:
-    """Seeds torch's CPU generator, numpy and random from `key`; gives all three their states back at the end."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = seed_from(key)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 class ImageList(Dataset[tuple[Tensor, int]]):
@@ -99,32 +83,62 @@ class FileStore(Store):
         in_chans: 1 or 3.
         flip: whether a mirrored image is still of its class.
         workers: loader processes; 0 reads in this process. Batches do not depend on it.
+        augmentation: of training images, besides crop and flip.
     """
 
-    def __init__(self, dataset: Any, labels: Tensor, *, img_size: int, in_chans: int, flip: bool, workers: int) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        labels: Tensor,
+        *,
+        img_size: int,
+        in_chans: int,
+        flip: bool,
+        workers: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         self.dataset = dataset
         self.labels = labels
         self.img_size = img_size
         self.in_chans = in_chans
         self.flip = flip
         self.workers = workers
+        self.augmentation = augmentation or Augmentation()
 
     def train_batches(
         self, epoch: Epoch, batch_size: int, device: torch.device, norm: Normalisation
     ) -> Iterator[Batch]:
-        """timm's random resized crops, flips and, above 64 pixels, colour jitter; see Store."""
-        from timm.data.transforms_factory import create_transform
-
+        """timm's random resized crops, flips and, above 64 pixels, colour jitter; what was asked for; see Store."""
         images = self._images(epoch.order[epoch.take], epoch)
-        gentle: dict[str, Any] = {"scale": (0.8, 1.0), "color_jitter": None} if self.img_size <= TINY else {}
-        transform = create_transform(
+        batches = self._load(images, batch_size, device, norm, self._transform())
+        if not self.augmentation.cutout:
+            yield from batches
+            return
+        generator = generator_from(epoch.key + "/cutout")
+        centres = torch.randint(0, self.img_size, (len(epoch.order), 2), generator=generator)[epoch.take].to(device)
+        for (x, y), (centre_y, centre_x) in zip(batches, (c.unbind(1) for c in centres.split(batch_size)), strict=True):
+            yield cutout(x, centre_y, centre_x, self.augmentation.cutout), y
+
+    def _transform(self) -> Callable[[Image.Image], Tensor]:
+        """timm's training transform of one image, with what the augmentation adds between its crop and its tensor."""
+        from timm.data.transforms_factory import create_transform
+        from torchvision.transforms import Compose, InterpolationMode, RandomRotation
+
+        asked = self.augmentation
+        options: dict[str, Any] = {"scale": (0.8, 1.0), "color_jitter": None} if self.img_size <= TINY else {}
+        if asked.color_jitter is not None:
+            options["color_jitter"] = asked.color_jitter or None
+        crop, jitter, tensor = create_transform(
             (self.in_chans, self.img_size, self.img_size),
             is_training=True,
             use_prefetcher=True,
             hflip=0.5 if self.flip else 0.0,
-            **gentle,
+            separate=True,
+            **options,
         )
-        return self._load(images, batch_size, device, norm, transform)
+        policy = [file_auto_augment(asked.auto_augment)] if asked.auto_augment else []
+        turn = [RandomRotation(asked.rotation, interpolation=InterpolationMode.BILINEAR)] if asked.rotation else []
+        return Compose([crop, *policy, jitter, *turn, tensor])
 
     def eval_batches(
         self, index: Tensor, batch_size: int, device: torch.device, norm: Normalisation

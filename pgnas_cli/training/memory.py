@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+from pgnas_cli.recipe import Augmentation
+from pgnas_cli.training.augment import LUMA, operations
+from pgnas_cli.training.seeds import generator_from
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, what PIL's convert("L") uses
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,6 @@ class Store(ABC):
     @abstractmethod
     def fingerprint(self, index: Tensor) -> bytes:
         """SHA-256 that changes when the images at `index` (int64 [n]) do, or their order."""
-
-
-def seed_from(key: str) -> int:
-    """A seed in [0, 2^63) that depends on the text `key` only (first 8 bytes of its SHA-256)."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
-
-
-def generator_from(key: str) -> torch.Generator:
-    """A CPU generator of its own, seeded from `key`; the global one is not touched."""
-    generator = torch.Generator()
-    generator.manual_seed(seed_from(key))
-    return generator
 
 
 def crop_flip(x_BCHW: Tensor, shift_y: Tensor, shift_x: Tensor, flip: Tensor, pad: int) -> Tensor:
@@ -143,16 +133,16 @@ class ArrayStore(Store):
         images: uint8 [N, C, S, S].
         labels: int64 [N].
         flip: whether a mirrored image is still of its class.
-        cutout_size: side of the cutout square in pixels; 0 for none.
+        augmentation: of training images, besides crop and flip.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, *, flip: bool, cutout_size: int = 0) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, *, flip: bool, augmentation: Augmentation | None = None) -> None:
         assert images.dtype == torch.uint8
         assert len(images) == len(labels)
         self.images = images
         self.labels = labels
         self.flip = flip
-        self.cutout_size = cutout_size
+        self.augmentation = augmentation or Augmentation()
         self.pad = max(1, round(images.shape[-1] / 8))  # 1 for 8 x 8, 4 for 28 x 28 and 32 x 32
         self._resident: dict[torch.device, Batch] = {}
 
@@ -177,7 +167,7 @@ class ArrayStore(Store):
     def train_batches(
         self, epoch: Epoch, batch_size: int, device: torch.device, norm: Normalisation
     ) -> Iterator[Batch]:
-        """Shifts by up to S / 8 pixels each way, flips where sensible, cutout if asked; see Store."""
+        """What the augmentation asks for, shifts by up to S / 8 pixels each way, flips where sensible; see Store."""
         # Everything random is drawn here, on the CPU and for the whole epoch: the same on every device, for every
         # batch size, and however many processes share the epoch.
         generator = generator_from(epoch.key + "/augmentation")
@@ -185,11 +175,16 @@ class ArrayStore(Store):
         shift_y, shift_x = [torch.randint(0, 2 * self.pad + 1, (n,), generator=generator) for _ in range(2)]
         flip = torch.rand(n, generator=generator) < (0.5 if self.flip else 0.0)
         centre_y, centre_x = [torch.randint(0, size, (n,), generator=generator) for _ in range(2)]
+        steps = operations(self.augmentation, n, epoch.key)
         draws = [t[epoch.take].to(device) for t in (epoch.order, shift_y, shift_x, flip, centre_y, centre_x)]
         images, labels = self._on(device)
-        for index, dy, dx, mirrored, cy, cx in zip(*(t.split(batch_size) for t in draws), strict=True):
-            x = _normalise(crop_flip(images[index], dy, dx, mirrored, self.pad), norm)
-            yield (cutout(x, cy, cx, self.cutout_size) if self.cutout_size else x), labels[index]
+        places = epoch.take.split(batch_size)
+        for place, index, dy, dx, mirrored, cy, cx in zip(places, *(t.split(batch_size) for t in draws), strict=True):
+            pixels = images[index]
+            for operation, drawn in steps:
+                pixels = operation(pixels, drawn[place])
+            x = _normalise(crop_flip(pixels, dy, dx, mirrored, self.pad), norm)
+            yield (cutout(x, cy, cx, self.augmentation.cutout) if self.augmentation.cutout else x), labels[index]
 
     def eval_batches(
         self, index: Tensor, batch_size: int, device: torch.device, norm: Normalisation

@@ -1,6 +1,6 @@
 """The loss, and how well a network does on labelled images.
 
-    loss = cross_entropy + kl + ungated penalty
+    loss = cross_entropy + auxiliary_weight * auxiliary cross_entropy + kl + ungated penalty
     kl   = (1/N) * sum over groups [ l2 * (1 - p) * ||W_group||^2 + K_group * KL(Bern(p) || Bern(u0)) ]
 
 Zhou et al. 2020, Eq. 11-16. Shape suffixes: B examples, C classes.
@@ -27,22 +27,32 @@ class Losses:
         cross_entropy: mean over the batch, in nats.
         kl: both KL terms, divided by N.
         penalty: l2 / N * ||W||^2 of the ungated convolutions.
+        auxiliary: the auxiliary head's cross-entropy, already times its weight; None where there is no such head.
     """
 
     cross_entropy: Tensor
     kl: Tensor
     penalty: Tensor
+    auxiliary: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
-        return self.cross_entropy + self.kl + self.penalty
+        total = self.cross_entropy + self.kl + self.penalty
+        return total if self.auxiliary is None else total + self.auxiliary
+
+    def values(self) -> dict[str, float]:
+        """What the log and messages show: the loss and its terms, the auxiliary one only where there is one."""
+        terms = {"loss": self.total, "cross_entropy": self.cross_entropy, "kl": self.kl}
+        if self.auxiliary is not None:
+            terms["auxiliary"] = self.auxiliary
+        return {name: float(term.detach()) for name, term in terms.items()}
 
 
 class Objective:
     """The loss of a recipe on a supernet.
 
     Args:
-        recipe: gives l2, N, u0 and the label smoothing.
+        recipe: gives l2, N, u0, the label smoothing and the weight of the auxiliary head.
         num_train: number of training images, which decides N and l2 where the recipe leaves them open.
     """
 
@@ -52,12 +62,20 @@ class Objective:
         self.prior_drop = recipe.objective.prior_drop
         self.ungated_l2 = self.l2 if recipe.objective.ungated_l2 else 0.0
         self.label_smoothing = recipe.objective.label_smoothing
+        self.auxiliary_weight = recipe.objective.auxiliary_weight
 
     def __call__(self, net: Supernet, logits_BC: Tensor, labels_B: Tensor) -> Losses:
-        cross_entropy = F.cross_entropy(logits_BC.float(), labels_B, label_smoothing=self.label_smoothing)
+        """The loss after a forward pass in training mode that gave these logits."""
         kl = net.kl(l2=self.l2, num_examples=self.num_examples, prior_drop=self.prior_drop)
         penalty = self.ungated_l2 / self.num_examples * net.ungated_penalty() if self.ungated_l2 else kl.new_zeros(())
-        return Losses(cross_entropy, kl, penalty)
+        auxiliary_BC = net.auxiliary_logits() if self.auxiliary_weight else None
+        auxiliary = (
+            None if auxiliary_BC is None else self.auxiliary_weight * self._cross_entropy(auxiliary_BC, labels_B)
+        )
+        return Losses(self._cross_entropy(logits_BC, labels_B), kl, penalty, auxiliary)
+
+    def _cross_entropy(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+        return F.cross_entropy(logits_BC.float(), labels_B, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from timm.models import adapt_input_conv
 from torch import Tensor
 
 from pgnas_cli import registry, restore
@@ -19,6 +17,7 @@ from pgnas_cli.errors import UsageError
 from pgnas_cli.plugin import BuildSpec
 from pgnas_cli.recipe import Adapted, Recipe
 from pgnas_cli.run import RunDirectory, load_tensors
+from pgnas_cli.supernet.pretrained import fit_tensors
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.budget import resolve_target, uniform_rate
 from pgnas_cli.training.data import Data, find_data, open_data
@@ -117,7 +116,7 @@ def open_run_data(
         selection=recipe.data.selection,
         limit_train=recipe.data.limit_train,
         seed=recipe.seed,
-        cutout=recipe.data.cutout,
+        augmentation=recipe.data,
         img_size=spec.img_size if files or "img_size" in explicit else None,
         in_chans=spec.in_chans if (files or "in_chans" in explicit) and spec.in_chans in (1, 3) else None,
         workers=workers,
@@ -150,10 +149,11 @@ def prepare(run: RunDirectory, recipe: Recipe, data: Data, fixed_drop: str | Non
         notices.append(_describe(spec, adapted, started_anew))
     else:
         restore.load_weights(net, tensors, str(run.supernet_path))
+    restore.apply_recipe(net, recipe)
     if fixed_drop is not None:
         rate = _resolve_rate(net, fixed_drop)
         recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, fixed_drop=rate))
-    restore.apply_recipe(net, recipe)
+        net.set_gates(fixed_drop=rate)
     return Prepared(net, data, recipe, tuple(notices))
 
 
@@ -174,26 +174,9 @@ def _resolve_rate(net: Supernet, text: str) -> float:
 
 def _load_adapted(net: Supernet, tensors: Mapping[str, Tensor]) -> list[str]:
     """Load what fits, adapt the stem's channels; the names of the weights that start anew."""
-    own = net.state_dict()
-    loaded: dict[str, Any] = {}
-    anew = []
-    for name, fresh in own.items():
-        old = tensors.get(name)
-        if old is not None and old.shape == fresh.shape:
-            loaded[name] = old
-        elif (
-            old is not None
-            and old.ndim == 4
-            and old.shape[1] == 3
-            and old.shape[0] == fresh.shape[0]
-            and old.shape[2:] == fresh.shape[2:]
-        ):
-            loaded[name] = adapt_input_conv(fresh.shape[1], old)
-        else:
-            loaded[name] = fresh
-            anew.append(name.removeprefix("backbone."))
-    net.load_state_dict(loaded, strict=True)
-    return anew
+    fitted, anew = fit_tensors(net.state_dict(), tensors)
+    net.load_state_dict(fitted, strict=True)
+    return [name.removeprefix("backbone.") for name in anew]
 
 
 def _describe(before: BuildSpec, after: BuildSpec, anew: list[str]) -> str:

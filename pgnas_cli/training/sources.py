@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgnas_cli.errors import DataError, UsageError
+from pgnas_cli.errors import DataError
+from pgnas_cli.recipe import Augmentation
 from pgnas_cli.training.files import FileStore
 from pgnas_cli.training.memory import ArrayStore, Normalisation, Store, resize, to_channels
 
@@ -58,7 +59,7 @@ class Reading:
 
     img_size: int | None
     in_chans: int | None
-    cutout: int
+    augmentation: Augmentation
     workers: int
     memory_limit: int
 
@@ -97,7 +98,7 @@ def open_digits(reading: Reading) -> Source:
     parts = {}
     for name in ("train", "selection", "test"):
         index = torch.from_numpy(arrays[name].astype(np.int64))
-        parts[name] = ArrayStore(images[index], labels[index], flip=False, cutout_size=reading.cutout)
+        parts[name] = ArrayStore(images[index], labels[index], flip=False, augmentation=reading.augmentation)
     return Source(
         **parts,
         class_names=[str(digit) for digit in range(10)],
@@ -137,7 +138,7 @@ def open_torch(name: str, root: Path, reading: Reading) -> Source:
                 _as_wanted(_images_of(dataset), reading),
                 torch.as_tensor(dataset.targets, dtype=torch.int64),
                 flip=described.flip,
-                cutout_size=reading.cutout,
+                augmentation=reading.augmentation,
             )
             for dataset in (train, test)
         ]
@@ -299,8 +300,6 @@ def _from_file_sets(
 def _file_store(
     dataset: Any, labels: Sequence[int], size: int, channels: int, reading: Reading, *, flip: bool
 ) -> FileStore:
-    if reading.cutout:
-        raise UsageError("cutout works for sets kept in memory only", "leave cutout out of the recipe")
     return FileStore(
         dataset,
         torch.as_tensor(labels, dtype=torch.int64),
@@ -308,6 +307,7 @@ def _file_store(
         in_chans=channels,
         flip=flip,
         workers=reading.workers,
+        augmentation=reading.augmentation,
     )
 
 

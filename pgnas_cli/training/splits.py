@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pgnas_cli.errors import DataError
-from pgnas_cli.training.memory import generator_from
+from pgnas_cli.training.seeds import generator_from
 
 
 def cut_selection(labels: Tensor, selection: float, seed: int, spec: str) -> tuple[Tensor, Tensor]:

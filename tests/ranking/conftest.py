@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.ranking.candidates import sample
 from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory
@@ -17,7 +17,7 @@ from pgnas_cli.training.loop import train
 @pytest.fixture(scope="session")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Read only: one epoch at half the size, eight candidates, not ranked."""
-    net = registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
+    net = inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
     folder = tmp_path_factory.mktemp("sampled") / "run"
     run = restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
     changes = {"data.name": "digits", "data.batch_size": 32, "schedule.epochs": 1, "budget.target_params": "0.5x"}

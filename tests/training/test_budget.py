@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.errors import UsageError
 from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.supernet.supernet import Supernet
@@ -26,7 +26,7 @@ TOLERANCE = 2e-3
 
 
 def make_net() -> Supernet:
-    return registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
+    return inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
 
 
 def make_chain(granularity: str = "group") -> Supernet:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pgnas_cli.errors import DataError, UsageError
+from pgnas_cli.recipe import Augmentation
 from pgnas_cli.training.data import find_data, open_data
 from pgnas_cli.training.memory import ArrayStore, Epoch, Normalisation, crop_flip, cutout, resize, to_channels
 from pgnas_cli.training.splits import apportion, cut_selection, limit_examples
@@ -85,7 +86,7 @@ def test_an_epoch_depends_on_seed_and_number_only():
 
 
 def test_batch_size_changes_neither_order_nor_augmentation():
-    data = open_data("digits", cutout=2)
+    data = open_data("digits", augmentation=Augmentation(cutout=2))
     small, large = [whole(data.train_batches(2, size)) for size in (16, 100)]
     n = min(len(small[0]), len(large[0]))
     assert n >= 1100
@@ -296,7 +297,6 @@ def test_limit_train_leaves_selection_and_test_alone():
         ({"selection": 0.2}, UsageError, "its own selection split"),
         ({"img_size": 0}, UsageError, "img-size 0"),
         ({"in_chans": 2}, UsageError, "2 input channels"),
-        ({"cutout": -1}, UsageError, "cutout of -1"),
         ({"workers": -1}, UsageError, "-1 workers"),
     ],
 )

@@ -15,7 +15,7 @@ from PIL import Image
 from pgnas_cli.errors import DataError, UsageError
 from pgnas_cli.training import sources
 from pgnas_cli.training.data import open_data
-from pgnas_cli.training.files import seeded
+from pgnas_cli.training.seeds import seeded
 
 
 def whole(batches):
@@ -332,8 +332,3 @@ def test_streams_are_refused_with_a_way_out(monkeypatch):
     with pytest.raises(DataError, match="is a stream") as caught:
         open_data("wds/set")
     assert "folder:DIR" in caught.value.hint
-
-
-def test_cutout_is_refused_for_files(folder):
-    with pytest.raises(UsageError, match="in memory only"):
-        open_data(f"folder:{folder}", cutout=4)

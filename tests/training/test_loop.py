@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.ranking.candidates import sample
 from pgnas_cli.recipe import Recipe
@@ -21,9 +21,10 @@ from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 from pgnas_cli.training.checkpoint import last_checkpoint
 from pgnas_cli.training.data import open_data
-from pgnas_cli.training.loop import seed_everything, train, trained_supernet
+from pgnas_cli.training.loop import train, trained_supernet
 from pgnas_cli.training.objective import Objective, evaluate
 from pgnas_cli.training.optimizers import Optimizers, make_scheduler
+from pgnas_cli.training.seeds import seed_everything
 
 EPOCHS = 3
 TIMES = ("seconds", "images_per_second")
@@ -36,7 +37,7 @@ def make_recipe(**changes: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def inflated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    net = registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
+    net = inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
     folder = tmp_path_factory.mktemp("inflated") / "run"
     return restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
 
@@ -233,7 +234,7 @@ def test_gates_may_be_trained_by_sgd(new_run, granularity: str) -> None:
     ],
 )
 def test_the_gates_have_an_optimiser_of_their_own(changes: dict[str, Any], kind: type, rate: float) -> None:
-    net = registry.inflate("shakeshake26_2x2d", in_chans=1, img_size=8)
+    net = inflate("shakeshake26_2x2d", in_chans=1, img_size=8)
     chosen = make_recipe(
         **{"optimizer.lr": 0.3, "schedule.warmup_epochs": 0.0, **{f"optimizer.{k}": v for k, v in changes.items()}}
     )
@@ -247,7 +248,7 @@ def test_the_gates_have_an_optimiser_of_their_own(changes: dict[str, Any], kind:
 
 
 def test_a_constant_rate_has_nothing_to_optimise() -> None:
-    net = registry.inflate("shakeshake26_2x2d", in_chans=1, img_size=8)
+    net = inflate("shakeshake26_2x2d", in_chans=1, img_size=8)
     optimizers = Optimizers(net, make_recipe(**{"objective.fixed_drop": 0.3}), 10)
     assert (optimizers.gates, optimizers.learned) == (None, False)
     assert not any(logit.requires_grad for logit in net.gate_parameters())

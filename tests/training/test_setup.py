@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.errors import UsageError
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import load_recipe, override
@@ -19,7 +19,7 @@ TINY = "shakeshake26_2x2d"
 
 
 def make_run(folder: Path, arch: str = TINY, explicit: tuple[str, ...] = (), **sizes: int) -> RunDirectory:
-    net = registry.inflate(arch, **sizes)
+    net = inflate(arch, **sizes)
     return restore.create_run(net, folder / "run", options={"explicit": list(explicit)})
 
 

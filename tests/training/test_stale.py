@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.errors import RunError
 from pgnas_cli.ranking.candidates import sample
 from pgnas_cli.recipe_file import load_recipe, override
@@ -19,7 +19,7 @@ from pgnas_cli.training.loop import train
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Two epochs on 320 digits, and candidates drawn from them."""
-    net = registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8)
+    net = inflate("shakeshake26_2x4d", in_chans=1, img_size=8)
     folder = tmp_path_factory.mktemp("finished") / "run"
     run = restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
     recipe = {"data.name": "digits", "data.batch_size": 32, "data.limit_train": 320, "schedule.epochs": 2}
