@@ -217,6 +217,12 @@ def _emit_per(b: _Builder, node: ChannelNode) -> None:
     b.set(node, value, b.layout.present[source])
 
 
+def _emit_identity(b: _Builder, node: ChannelNode) -> None:
+    source = node.sources[0]
+    if len(b.live(node)):
+        b.set(node, b.layout.values[source], b.layout.present[source])
+
+
 def _emit_nonzero(b: _Builder, node: ChannelNode) -> None:
     live, source = b.live(node), b.graph.nodes[node.sources[0]]
     if not len(live):
@@ -309,6 +315,7 @@ EMIT: Mapping[str, Callable[[_Builder, ChannelNode], None]] = {
     "linear": _emit_operation,
     "norm": _emit_norm,
     "per": _emit_per,
+    "identity": _emit_identity,
     "nonzero": _emit_nonzero,
     "flatten": _emit_flatten,
     "split": _emit_nothing,

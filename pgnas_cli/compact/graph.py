@@ -6,8 +6,8 @@ has no channel dimension (a size, a tuple), the value as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import fx
 
 from pgnas_cli.errors import UsageError, nearest
 
-_PASSING = frozenset({"per", "norm", "nonzero", "slice"})
-_ENDING = frozenset({"per", "norm", "nonzero", "flatten", "add"})
+_PASSING = frozenset({"per", "norm", "nonzero", "slice", "identity"})
+_ENDING = frozenset({"per", "norm", "nonzero", "flatten", "add", "identity"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,44 @@ class ChannelGraph:
         return {n.name: n.geometry.in_channels for n in self.operations.values() if n.geometry is not None}
 
     @cached_property
+    def identities(self) -> dict[str, ChannelNode]:
+        """Name -> node of every convolution that has been folded away."""
+        return {node.name: node for node in self.nodes if node.kind == "identity"}
+
+    def folded(self, names: Iterable[str]) -> ChannelGraph:
+        """The same graph without these convolutions: what they read is passed on to their readers, channel by channel.
+
+        For convolutions whose weight is the identity; the caller knows the weights, the graph does not. Their masks
+        must keep everything, or be left out.
+
+        Args:
+            names: of 1x1 convolutions without bias that keep the shape; none gives the graph itself.
+
+        Raises:
+            UsageError: a name is of another operation, or of none.
+        """
+        chosen = set(names)
+        if not chosen:
+            return self
+        if wrong := sorted(name for name in chosen if not self._foldable(name)):
+            raise UsageError(
+                f"{wrong[0]!r} cannot be folded away: it is no 1x1 convolution without bias that keeps the shape",
+                "name surrogates only",
+            )
+        nodes = (
+            replace(node, kind="identity", geometry=None) if node.geometry is not None and node.name in chosen else node
+            for node in self.nodes
+        )
+        return replace(self, nodes=tuple(nodes))
+
+    def _foldable(self, name: str) -> bool:
+        geometry = self.convs.get(name)
+        if geometry is None or geometry.bias or geometry.taps > 1 or geometry.groups > 1:
+            return False
+        node = self.operations[name]
+        return node.shape == self.nodes[node.sources[0]].shape
+
+    @cached_property
     def barriers(self) -> tuple[str, ...]:
         """The operations that are correct but not thinned, by module name or torch.fx node name."""
         return tuple(node.name or node.fx_node.name for node in self.nodes if node.kind == "barrier")
@@ -135,8 +173,8 @@ class ChannelGraph:
         Raises:
             UsageError: `name` cannot carry a mask, or the mask is neither [in_channels] nor, grouped, [groups].
         """
-        node = self.operations.get(name)
-        if node is None or node.geometry is None:
+        node = self.operations.get(name) or self.identities.get(name)
+        if node is None:
             if name in self.barriers:
                 why = "is a barrier: shared, called more than once, or of a kind that cannot be thinned"
             else:
@@ -146,7 +184,9 @@ class ChannelGraph:
                 f"{name!r} cannot carry a mask: it {why}",
                 f"did you mean {near}?" if near else "graph.searchable lists the names that can",
             )
-        inputs, groups = node.geometry.in_channels, node.geometry.groups
+        inputs, groups = (
+            (node.channels, 1) if node.geometry is None else (node.geometry.in_channels, node.geometry.groups)
+        )
         if len(mask) != inputs and not (groups > 1 and len(mask) == groups):
             allowed = f"{inputs}" if groups == 1 else f"{inputs} (input channels) or {groups} (groups)"
             raise UsageError(

@@ -39,7 +39,8 @@ def analyse(graph: ChannelGraph, masks: Mapping[str, np.ndarray]) -> Liveness[np
             keeps the input. A layer without an entry keeps everything.
 
     Raises:
-        UsageError: a name cannot carry a mask, a length is wrong, or a mask is not boolean.
+        UsageError: a name cannot carry a mask, a length is wrong, a mask is not boolean, or one drops inputs of a
+            convolution that has been folded away.
     """
     gates = {}
     for name, mask in masks.items():
@@ -50,7 +51,8 @@ def analyse(graph: ChannelGraph, masks: Mapping[str, np.ndarray]) -> Liveness[np
                 f"the mask of {name!r} is {array.dtype} of shape {array.shape}; expected a vector of bool",
                 "masks say which input channels are kept: compare your scores with a threshold",
             )
-        gates[node.index] = _gate(node, array)
+        if node.kind != "identity" or not array.all():
+            gates[node.index] = _gate(node, array)
     return _passes(graph, Booleans(), gates)
 
 
@@ -79,7 +81,12 @@ def expected(graph: ChannelGraph, keep_probs: Mapping[str, Tensor]) -> Liveness[
 
 
 def _gate(node: ChannelNode, mask: Any) -> Gate[Any]:
-    whole = len(mask) != geometry_of(node).in_channels
+    if node.geometry is None:
+        raise UsageError(
+            f"{node.name!r} has been folded away: its mask should keep every input",
+            "fold only what the mask keeps whole",
+        )
+    whole = len(mask) != node.geometry.in_channels
     return Gate(groups=mask) if whole else Gate(channels=mask)
 
 

@@ -212,6 +212,8 @@ RULES: Mapping[str, Rule] = {
     "norm": Rule(_as_source, _pass_on),
     # per channel with f(0) = 0: activations, pooling, scaling, spatial mean, dropout
     "per": Rule(_as_source, _pass_on),
+    # a convolution that is the identity and has been folded away
+    "identity": Rule(_as_source, _pass_on),
     # per channel with f(0) != 0, such as sigmoid: sees exact zeros, returns living channels
     "nonzero": Rule(_all_alive, _pass_on),
     # [B, C, H, W] -> [B, C x H x W]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from pgnas_cli import compact as compaction
 from pgnas_cli import registry
+from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.plugin import BuildSpec
 from pgnas_cli.posterior.candidate import pack, unpack
@@ -33,8 +35,6 @@ SEMANTICS = 1
 """What a dropped channel means; see compact/."""
 ARCHITECTURE = "pgnas"
 PROBES = 8
-TOLERANCE = 1e-5
-"""Largest difference relative to max(1, max |logit|) between two forms of one network, in float32."""
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PROOF = "pgnas.safetensors"
@@ -52,6 +52,7 @@ class Artifact:
         spec: how the backbone is built.
         masks: layer name -> bool [K].
         layout: "gather" or "dense".
+        folded: the surrogates that were left out.
         gather: name -> int64 indices.
         images: [P, C, H, W] probe images.
         logits: [P, num_classes] of the exported network.
@@ -62,16 +63,10 @@ class Artifact:
     spec: BuildSpec
     masks: dict[str, np.ndarray]
     layout: str
+    folded: tuple[str, ...]
     gather: dict[str, Tensor]
     images: Tensor
     logits: Tensor
-
-
-def relative_difference(a: Tensor, b: Tensor) -> float:
-    """max |a - b| / max(1, max |b|); infinite for other shapes or values that are not finite."""
-    if a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
-        return float("inf")
-    return float((a - b).abs().max() / b.abs().max().clamp_min(1.0))
 
 
 def write_artifact(
@@ -82,6 +77,7 @@ def write_artifact(
     images: Tensor,
     *,
     layout: str,
+    folded: Sequence[str] = (),
     section: dict[str, Any],
     pretrained_cfg: dict[str, Any],
     card: str,
@@ -95,6 +91,7 @@ def write_artifact(
         masks: of the candidate, in the network's order.
         images: probe images [P, C, H, W], normalised.
         layout: of the compact network.
+        folded: the surrogates that were left out of it, `Supernet.untouched`.
         section: what else the "pgnas" section says.
         pretrained_cfg: timm's description of the input.
         card: text of README.md.
@@ -121,6 +118,7 @@ def write_artifact(
             "backbone": spec.to_json(),
             "masks": {name: len(mask) for name, mask in masks.items()},
             "layout": layout,
+            **({"folded": list(folded)} if folded else {}),
             **section,
         },
     }
@@ -194,14 +192,28 @@ def read_artifact(path: Path) -> Artifact:
         raise RunError(f"{path / PROOF} lacks {missing[0]}", DAMAGED)
     masks = unpack(tensors["masks"].numpy()[None], layer_sizes)[0]
     gather = {name.removeprefix("gather."): t for name, t in tensors.items() if name.startswith("gather.")}
-    return Artifact(path, config, spec, masks, layout, gather, tensors["probe_images"], tensors["probe_logits"])
+    folded = _read_folded(path / CONFIG, section, masks)
+    return Artifact(path, config, spec, masks, layout, folded, gather, tensors["probe_images"], tensors["probe_logits"])
+
+
+def _read_folded(path: Path, section: dict[str, Any], masks: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """The list pgnas.folded: masked layers that keep every input, each named once; absent where there are none."""
+    if "folded" not in section:
+        return ()
+    names = section["folded"]
+    listed = isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
+    if not listed or len(set(names)) < len(names):
+        raise RunError(f"{path}: pgnas.folded should be a list of different layers", DAMAGED)
+    if wrong := [name for name in names if name not in masks or not masks[name].all()]:
+        raise RunError(f"{path}: pgnas.folded names {wrong[0]}, which is not masked or drops inputs", DAMAGED)
+    return tuple(names)
 
 
 def trace_artifact(artifact: Artifact) -> tuple[nn.Module, compaction.ChannelGraph]:
-    """The backbone of an artifact on the meta device, and its channel graph.
+    """The backbone of an artifact on the meta device, and its channel graph without what was folded away.
 
     Raises:
-        RunError: the backbone cannot be built, or the stored masks do not fit it.
+        RunError: the backbone cannot be built, or the stored masks or folded layers do not fit it.
     """
     spec = artifact.spec
     try:
@@ -213,9 +225,9 @@ def trace_artifact(artifact: Artifact) -> tuple[nn.Module, compaction.ChannelGra
     try:
         for name, mask in artifact.masks.items():
             graph.masked_node(name, mask)
+        return backbone, graph.folded(artifact.folded)
     except UsageError as error:
         raise RunError(f"{artifact.path}: the masks do not fit {spec.arch}: {error}", DAMAGED) from None
-    return backbone, graph
 
 
 def counted_cost(artifact: Artifact) -> compaction.Cost[int]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pgnas_cli import restore
 from pgnas_cli.compact import CompactNetwork
+from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import PgnasError, RunError, UsageError
-from pgnas_cli.export.artifact import PROBES, TOLERANCE, relative_difference, write_artifact
+from pgnas_cli.export.artifact import PROBES, write_artifact
 from pgnas_cli.export.card import render_card
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import read_candidates
@@ -66,12 +67,13 @@ def export(
     evaluator = Evaluator(net, data, torch.device("cpu"), recalibrate=recalibrate)
     images = data.probe(PROBES)
     network, difference = proved_compact(evaluator, chosen, images, layout)
+    folded = net.untouched(chosen.masks)
     section = describe(run, chosen, ranking, is_winner=chosen.id == winner)
     assert net.spec is not None
     target = output.absolute() if output is not None else run.export_path
     section["stored_params"] = sum(parameter.numel() for parameter in network.parameters())
     write_artifact(
-        target, network, net.spec, dict(chosen.masks), images, layout=layout, section=section,
+        target, network, net.spec, dict(chosen.masks), images, layout=layout, folded=folded, section=section,
         pretrained_cfg=input_description(data), card=render_card(net.spec, section),
     )  # fmt: skip
     record = {

@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 
+from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import DataError, RunError
 from pgnas_cli.export.artifact import (
     CONFIG,
     DAMAGED,
-    TOLERANCE,
     WEIGHTS,
     build_artifact,
     counted_cost,
     probe_difference,
     read_artifact,
-    relative_difference,
     weights_digest,
 )
 from pgnas_cli.export.export import load_run_candidate

@@ -10,6 +10,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE, Gate
+from pgnas_cli.supernet.surrogate import SurrogateConv2d
 
 
 class _Gated(nn.Module):
@@ -50,6 +51,10 @@ class SearchConv2dSame(SearchConv2d, Conv2dSame):
     """The same for timm's convolution with TensorFlow's `same` padding."""
 
     plain_class = Conv2dSame
+
+
+class SearchSurrogate(SearchConv2d, SurrogateConv2d):
+    """The same for a surrogate, which it remains."""
 
 
 class SearchLinear(_Gated, nn.Linear):
@@ -100,5 +105,7 @@ def search_layer(
         gate.to(layer.weight.device)
     if isinstance(layer, nn.Linear):
         return SearchLinear.from_layer(layer, gate)
+    if isinstance(layer, SurrogateConv2d):
+        return SearchSurrogate.from_layer(layer, gate)
     kind = SearchConv2dSame if isinstance(layer, Conv2dSame) else SearchConv2d
     return kind.from_layer(layer, gate)

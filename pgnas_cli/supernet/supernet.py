@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -19,6 +20,21 @@ from pgnas_cli.posterior.sampling import Assessment, resolve
 from pgnas_cli.supernet.conv import SearchConv2d, SearchLayer, SearchLinear, search_layer
 from pgnas_cli.supernet.cost import SupernetCost
 from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE, Gate, bernoulli_kl, weight_prior
+from pgnas_cli.supernet.surrogate import SurrogateConv2d
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a supernet has from pretrained weights.
+
+    Args:
+        logit_difference: largest difference of its logits from the plain network's on random images, relative to
+            max(1, max |logit|).
+        started_anew: tensors of the plain network that the weights did not give, such as a classifier of another size.
+    """
+
+    logit_difference: float
+    started_anew: tuple[str, ...]
 
 
 class Supernet(nn.Module):
@@ -55,6 +71,7 @@ class Supernet(nn.Module):
         self.backbone = backbone
         self.input_size = input_size
         self.spec = spec
+        self.inherited: Inherited | None = None
         self._graph: compaction.ChannelGraph | None = None
         self._kept: compaction.Cost | None = None
         self._add_gates(gate_groups, initial_drop=initial_drop, temperature=temperature)
@@ -236,7 +253,10 @@ class Supernet(nn.Module):
         return self._kept
 
     def cost(self) -> SupernetCost:
-        """Exact cost with everything kept, and the expectation under the posterior, which is differentiable."""
+        """Exact cost with everything kept, and the expectation under the posterior, which is differentiable.
+
+        Both count the weights of every surrogate, also of those that compaction would fold away.
+        """
         kept = self.kept_cost()
         keep = {name: gate.keep_probabilities() for name, gate in self.gates.items()}
         expected = compaction.count(self.graph, compaction.expected(self.graph, keep))
@@ -244,11 +264,23 @@ class Supernet(nn.Module):
 
     def assess(self, masks: Masks) -> Assessment:
         """Exact cost of the compact network, and whether its logits depend on the image."""
-        liveness = compaction.analyse(self.graph, masks)
-        cost = compaction.count(self.graph, liveness)
-        return Assessment(int(cost.params), int(cost.macs), compaction.depends_on_input(self.graph, liveness))
+        graph = self._folded_graph(masks)
+        liveness = compaction.analyse(graph, masks)
+        cost = compaction.count(graph, liveness)
+        return Assessment(int(cost.params), int(cost.macs), compaction.depends_on_input(graph, liveness))
 
     # ---- candidates ----
+
+    def untouched(self, masks: Masks) -> tuple[str, ...]:
+        """The surrogates that compaction leaves out: all inputs kept, and the weight, as it is now, the identity."""
+        return tuple(
+            name
+            for name, layer in self._search_layers.items()
+            if isinstance(layer, SurrogateConv2d) and np.all(masks.get(name, True)) and layer.is_identity()
+        )
+
+    def _folded_graph(self, masks: Masks) -> compaction.ChannelGraph:
+        return self.graph.folded(self.untouched(masks))
 
     def candidate(self, masks: Masks, strategy: str = "given", log_prob: float = float("nan")) -> Candidate:
         """The candidate of given masks, all gated layers named, in the network's order."""
@@ -303,7 +335,7 @@ class Supernet(nn.Module):
         flags = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with compaction.apply_masks(self.graph, self.backbone, masks):
+            with compaction.apply_masks(self._folded_graph(masks), self.backbone, masks):
                 yield
         finally:
             for module, flag in flags.items():
@@ -312,9 +344,11 @@ class Supernet(nn.Module):
     def compact(self, candidate: Candidate | Masks, *, layout: str = "gather") -> compaction.CompactNetwork:
         """The small network of a candidate: no gates, no masks, its own copy of the weights, in evaluation mode.
 
+        Surrogates that are `untouched` are left out: what they read goes straight to their readers.
+
         Args:
             candidate: what to build; any masks, also degenerate ones.
             layout: "gather" (exactly the parameters that are counted) or "dense" (zero columns instead of gathers).
         """
         masks = candidate.masks if isinstance(candidate, Candidate) else candidate
-        return compaction.compact(self.graph, self.backbone, masks, layout=layout)
+        return compaction.compact(self._folded_graph(masks), self.backbone, masks, layout=layout)

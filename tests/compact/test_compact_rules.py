@@ -131,6 +131,16 @@ class Attributes(Net):
         return (a * self.gamma) * self.scale + (b + self.beta) * self.fixed + a * self.twice + b * self.twice
 
 
+class OneNumber(Net):
+    """A scale and a shift of one number for all channels: a shifted zero is alive, and still cut with its reader."""
+
+    def extra(self) -> None:
+        self.scale, self.shift = nn.Parameter(torch.rand(1) + 0.5), nn.Parameter(torch.rand(1) + 0.5)
+
+    def body(self, a: Tensor, b: Tensor) -> Tensor:
+        return (self.scale * a + self.shift) * b + (self.shift + a)
+
+
 class Barriers(Net):
     """A normalisation over channels, a shuffle that reads the channel count, and a size that does not."""
 
@@ -204,6 +214,7 @@ class Flattened(Net):
 
 NETS = [
     *(Sum, InPlaceSum, Product, Square, Shift, Slices, PreActivation, Grouped, SqueezeExcite, Mixed, Attributes),
+    OneNumber,
     *(Barriers, Dead, Twice, Unaffine, NormWithActivation, OtherDirections, Flattened),
 ]
 
@@ -226,7 +237,7 @@ def test_masked_equals_compact(kind: type[Net]) -> None:
 def test_every_kind_has_a_rule_and_an_emitter_and_a_network_here() -> None:
     assert EMIT.keys() == RULES.keys()
     seen = {node.kind for kind in NETS for node in trace(randomise(kind()), (3, 12, 12)).nodes}
-    assert seen == RULES.keys()
+    assert seen | {"identity"} == RULES.keys()  # an identity is no traced operation: folding makes it of a convolution
 
 
 def built(kind: type[Net], **masks: list[int]) -> nn.Module:
@@ -267,6 +278,14 @@ def test_a_group_falls_with_its_inputs() -> None:
     assert small.grouped.groups == 2
     assert small.grouped.out_channels == 6
     assert small.depthwise.groups == 6
+
+
+def test_a_shift_of_one_number_is_no_barrier() -> None:
+    graph = trace(randomise(OneNumber()), (3, 12, 12))
+    assert not graph.barriers
+    small = built(OneNumber, last=[1, 4])
+    assert (small.a.out_channels, small.b.out_channels) == (2, 2)
+    assert built(OneNumber, a=[]).b.out_channels == 8
 
 
 def test_a_barrier_keeps_everything_in_front_of_it() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.export.export import export
 from pgnas_cli.ranking.candidates import sample
 from pgnas_cli.ranking.rank import rank
@@ -19,7 +19,7 @@ from pgnas_cli.training.loop import train
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Read only: one epoch at half the size, four candidates, ranked with recalibration, the winner exported."""
-    net = registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
+    net = inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
     folder = tmp_path_factory.mktemp("exported") / "run"
     run = restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
     changes = {"data.name": "digits", "data.batch_size": 32, "schedule.epochs": 1, "budget.target_params": "0.5x"}
