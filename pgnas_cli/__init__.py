@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pgnas_cli import export as export
     from pgnas_cli.export.artifact import load as load
     from pgnas_cli.export.verify import verify as verify
+    from pgnas_cli.inflation import inflate as inflate
     from pgnas_cli.posterior.candidate import Candidate as Candidate
     from pgnas_cli.ranking.candidates import sample as sample
     from pgnas_cli.ranking.rank import rank as rank
-    from pgnas_cli.registry import inflate as inflate
     from pgnas_cli.restore import create_run as create_run
     from pgnas_cli.run import RunDirectory as RunDirectory
     from pgnas_cli.supernet.supernet import Supernet as Supernet
@@ -30,7 +30,7 @@ _PUBLIC = {
     "RunDirectory": "pgnas_cli.run",
     "Supernet": "pgnas_cli.supernet.supernet",
     "create_run": "pgnas_cli.restore",
-    "inflate": "pgnas_cli.registry",
+    "inflate": "pgnas_cli.inflation",
     "load": "pgnas_cli.export.artifact",
     "rank": "pgnas_cli.ranking.rank",
     "sample": "pgnas_cli.ranking.candidates",

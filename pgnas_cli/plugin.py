@@ -198,7 +198,7 @@ class ZooPlugin(ABC):
     def renamed(self, model: nn.Module) -> Mapping[str, str]:
         """Layers of an inflated `model` that stand, in the plain network, under another name: name -> plain name.
 
-        With pretrained weights, layers that are neither here nor in the plain network are new and start as zero.
+        With pretrained weights, layers that are neither here nor in the plain network are new: read with zeros.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""timm's ResNets, wider or with parallel kernels."""
+"""timm's ResNets, wider or with parallel kernels, and the paper's supnet-r50."""
 
 from __future__ import annotations
 
@@ -16,7 +16,20 @@ def _info(name: str, params: int, macs: int, summary: str) -> ArchitectureInfo:
     return ArchitectureInfo(name=name, params=params, macs=macs, summary=summary)
 
 
+NAMED = {"supnet-r50": ("resnet50", 1.38, (1, 3, 5, 9))}
+"""Named supernets: (backbone, width, kernels). As described it holds 28.1 M; the tables' 44.0 M are reached at 1.38."""
+
 ARCHITECTURES = (
+    ArchitectureInfo(
+        name="supnet-r50",
+        params=44_138_184,
+        macs=7_185_546_000,
+        summary="ResNet-50, each 3x3 as 1x1, 3x3, 5x5 and 9x9 in parallel, width 1.38",
+        published_params=44.0e6,
+        published="PGNAS, Table 4: R-50",
+        base="resnet50",
+        recipe="paper/imagenet-r50",
+    ),
     _info("resnet18", 11_689_512, 1_814_073_344, "basic blocks"),
     _info("resnet26", 15_995_176, 2_342_256_640, "bottlenecks"),
     _info("resnet34", 21_797_672, 3_663_761_408, "basic blocks"),
@@ -42,6 +55,12 @@ class ResNetPlugin(ZooPlugin):
     def architectures(self) -> Sequence[ArchitectureInfo]:
         return ARCHITECTURES
 
+    def matches(self, arch: str) -> bool:
+        return super().matches(arch.partition(".")[0])
+
+    def info(self, arch: str) -> ArchitectureInfo | None:
+        return super().info(arch.partition(".")[0])
+
     def build(
         self,
         arch: str,
@@ -52,14 +71,29 @@ class ResNetPlugin(ZooPlugin):
         img_size: int,
         pretrained: bool | Path = False,
     ) -> nn.Module:
-        import timm
         from pgnas_zoo.resnet_net import inflate_resnet, use_small_stem
 
-        model = timm.create_model(arch, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained)
-        if inflation.small_stem(img_size):
+        from pgnas_cli.supernet.pretrained import load_file, start_anew, stored_shape, timm_network
+
+        backbone, width, kernels = NAMED.get(arch, (arch, 1.0, ()))
+        small = inflation.small_stem(img_size)
+        file = pretrained if isinstance(pretrained, Path) and small else None
+        stored = file is not None and (stored_shape(file, "conv1.weight") or ())[2:] == (3, 3)
+        source = pretrained if not stored else False
+        model = timm_network(backbone, num_classes=num_classes, in_chans=in_chans, pretrained=source)
+        if small:
             use_small_stem(model)
-        inflate_resnet(model, width=inflation.width, kernels=inflation.kernels)
+            if source:
+                start_anew(model, ["conv1.weight"])
+        if file is not None and stored:
+            load_file(model, file)
+        inflate_resnet(model, width=width * inflation.width, kernels=inflation.kernels or kernels)
         return model
+
+    def renamed(self, model: nn.Module) -> Mapping[str, str]:
+        from pgnas_zoo.resnet_net import plain_names
+
+        return plain_names(model)
 
     def gate_groups(self, model: nn.Module) -> Mapping[str, Sequence[int]]:
         from torch import nn

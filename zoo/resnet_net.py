@@ -41,6 +41,28 @@ class ParallelConv2d(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], 1)
 
 
+def plain_names(model: nn.Module) -> dict[str, str]:
+    """The branch of each parallel convolution that has the plain 3x3 kernel -> the name of that convolution.
+
+    Raises:
+        UsageError: there is no such branch.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, ParallelConv2d):
+            plain = [
+                index
+                for index, branch in enumerate(module.branches)
+                if (branch.kernel_size, branch.dilation) == ((3, 3), (1, 1))
+            ]
+            if not plain:
+                raise UsageError(
+                    "pretrained 3x3 convolutions need a 3x3 among the parallel kernels", "--kernels 1,3,5,9"
+                )
+            found[f"{name}.branches.{plain[0]}"] = name
+    return found
+
+
 def use_small_stem(model: ResNet) -> None:
     """3x3 stem with stride 1 and no pooling; its weights start anew."""
     old = model.conv1

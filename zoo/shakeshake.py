@@ -1,13 +1,13 @@
-"""Shake-shake 26 2xWd: `shakeshake26_2x96d`, and the same with any width W in its name."""
+"""Shake-shake 26 2xWd with any width W in its name, and the paper's supnet-m (W = 96) and supnet-mi (W = 160)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pgnas_cli.plugin import ArchitectureInfo, Inflation, ZooPlugin
+from pgnas_cli.plugin import ArchitectureInfo, Inflation, UsageError, ZooPlugin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,25 +15,50 @@ if TYPE_CHECKING:
 PATTERN = re.compile(r"shakeshake26_2x([1-9]\d{0,4})d")
 
 
-def _info(width: int, params: int, macs: int, published: float | None = None, where: str = "") -> ArchitectureInfo:
+BASE = "shakeshake26_2x96d"
+NAMED = {"supnet-m": 96, "supnet-mi": 160}
+
+
+def _info(width: int, params: int, macs: int, name: str = "", **more: Any) -> ArchitectureInfo:
     return ArchitectureInfo(
-        name=f"shakeshake26_2x{width}d",
+        name=name or f"shakeshake26_2x{width}d",
         params=params,
         macs=macs,
         num_classes=10,
         img_size=32,
-        summary=f"two branches of width {width}, for small images",
-        published_params=published,
-        published=where,
+        summary=more.pop("summary", f"two branches of width {width}, for small images"),
+        **more,
     )
 
 
 ARCHITECTURES = (
+    _info(
+        *(96, 26_192_922, 3_776_892_672, "supnet-m"),
+        summary="shake-shake 26 2x96d, as published",
+        published_params=26.2e6,
+        published="PGNAS, Table 3: M",
+        base=BASE,
+        recipe="paper/cifar10-m",
+    ),
+    _info(
+        *(160, 72_695_194, 10_457_372_928, "supnet-mi"),
+        summary="the same inflated to 2x160d",
+        published_params=72.7e6,
+        published="PGNAS, Table 3: MI",
+        base=BASE,
+        recipe="paper/cifar10-mi",
+    ),
     _info(32, 2_923_162, 426_689_792),
     _info(64, 11_653_978, 1_685_506_560),
-    _info(96, 26_192_922, 3_776_892_672, 26.2e6, "PGNAS, supplement: M"),
-    _info(160, 72_695_194, 10_457_372_928, 72.7e6, "PGNAS, Table 3: MI"),
+    _info(96, 26_192_922, 3_776_892_672),
+    _info(160, 72_695_194, 10_457_372_928),
 )
+
+
+def branch_width(arch: str) -> int | None:
+    """W of an architecture; None if the name is none of this family."""
+    match = PATTERN.fullmatch(arch)
+    return int(match[1]) if match else NAMED.get(arch)
 
 
 class ShakeShakePlugin(ZooPlugin):
@@ -46,7 +71,7 @@ class ShakeShakePlugin(ZooPlugin):
         return ARCHITECTURES
 
     def matches(self, arch: str) -> bool:
-        return PATTERN.fullmatch(arch) is not None
+        return branch_width(arch) is not None
 
     def build(
         self,
@@ -60,12 +85,17 @@ class ShakeShakePlugin(ZooPlugin):
     ) -> nn.Module:
         from pgnas_zoo.shakeshake_net import ShakeShakeNet
 
-        match = PATTERN.fullmatch(arch)
-        if match is None:
+        from pgnas_cli.supernet.pretrained import load_file
+
+        width = branch_width(arch)
+        if width is None:
             raise ValueError(f"{arch} is no shake-shake architecture: shakeshake26_2x<W>d")
+        model = ShakeShakeNet(max(2, round(width * inflation.width)), num_classes, in_chans)
+        if pretrained is True:
+            raise UsageError(f"there are no published weights of {arch}", "--weights FILE takes your own")
         if pretrained:
-            raise ValueError(f"there are no pretrained weights of {arch}")
-        return ShakeShakeNet(max(2, round(int(match[1]) * inflation.width)), num_classes, in_chans)
+            load_file(model, pretrained)
+        return model
 
     def gate_groups(self, model: nn.Module) -> Mapping[str, Sequence[int]]:
         from torch import nn

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pgnas_cli.commands._completion import complete_architecture
 from pgnas_cli.commands._options import NewRunOption, SeedOption
 from pgnas_cli.console import console, human, seconds
 from pgnas_cli.errors import UsageError
+from pgnas_cli.inflation import SYMMETRY_NOISE
 from pgnas_cli.sizes import Relative, parse_count
 
 
 def inflate(
-    arch: Annotated[str, typer.Argument(metavar="ARCH", help="Architecture, see `pgnas zoo list`.")],
+    arch: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH", help="Architecture, see `pgnas zoo list`.", autocompletion=complete_architecture
+        ),
+    ],
     width: Annotated[float, typer.Option("--width", help="Inner channels times this.")] = 1.0,
     kernels: Annotated[
         str | None, typer.Option("--kernels", metavar="1,3,5,9", help="Parallel kernels in place of each 3x3.")
     ] = None,
+    growth: Annotated[
+        int | None, typer.Option("--growth", min=1, help="Growth rate of a DenseNet; --width multiplies it.")
+    ] = None,
+    surrogate_pools: Annotated[
+        bool, typer.Option("--surrogate-pools", help="Gated 1x1 convolutions behind pools and identities of a cell.")
+    ] = False,
     params: Annotated[
         str | None, typer.Option("--params", metavar="44M", help="Solve for the width that gives this many parameters.")
     ] = None,
@@ -27,7 +42,15 @@ def inflate(
     in_chans: Annotated[int | None, typer.Option("--in-chans", help="Image channels.")] = None,
     img_size: Annotated[int | None, typer.Option("--img-size", help="Image size in pixels a side.")] = None,
     stem: Annotated[str, typer.Option("--stem", help="auto, small (3x3, stride 1) or backbone.")] = "auto",
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start from timm's weights; an inflation computes the same logits.")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="The same, from a local safetensors file.")
+    ] = None,
+    symmetry_noise: Annotated[
+        float, typer.Option("--symmetry-noise", help="How unevenly readers share copies of a pretrained channel.")
+    ] = SYMMETRY_NOISE,
     seed: SeedOption = 0,
     run: NewRunOption = None,
 ) -> None:
@@ -36,13 +59,15 @@ def inflate(
     wanted = None if params is None else parse_count(params, "--params")
     if isinstance(wanted, Relative):
         raise UsageError(f"--params {params!r} is relative", "write a number such as 44M, or use --width")
-    from pgnas_cli import registry, restore
+    from pgnas_cli import inflation, registry, restore
 
     started = time.perf_counter()
-    net = registry.inflate(
+    net = inflation.inflate(
         arch,
         width=width,
         kernels=sizes,
+        growth=growth,
+        surrogate_pools=surrogate_pools,
         stem=stem,
         params=wanted,
         num_classes=classes,
@@ -50,17 +75,30 @@ def inflate(
         img_size=img_size,
         seed=seed,
         pretrained=pretrained,
+        weights=weights,
+        symmetry_noise=symmetry_noise,
     )
     assert net.spec is not None
     spec, cost, posterior = net.spec, net.kept_cost(), net.posterior()
-    base_params, base_macs = registry.plain_cost(registry.baseline_spec(spec))
+    base = registry.baseline_spec(spec)
+    base_params, base_macs = registry.plain_cost(base)
+    recipe = registry.recipe_of(spec)
+    inherited = {} if net.inherited is None else asdict(net.inherited)
     explicit = [
         name
         for name, value in (("num_classes", classes), ("in_chans", in_chans), ("img_size", img_size))
         if value is not None
     ]
     created = restore.create_run(
-        net, run, options={"explicit": explicit, "pretrained": pretrained, "seconds": time.perf_counter() - started}
+        net,
+        run,
+        options={
+            "explicit": explicit,
+            "pretrained": pretrained,
+            "weights": None if weights is None else str(weights.absolute()),
+            **inherited,
+            "seconds": time.perf_counter() - started,
+        },
     )
     result = {
         "run": str(created.path),
@@ -72,9 +110,11 @@ def inflate(
         "in_chans": spec.in_chans,
         "img_size": spec.img_size,
         "seed": seed,
-        "baseline": {"params": base_params, "macs": base_macs},
+        "baseline": {"arch": base.arch, "params": base_params, "macs": base_macs},
         "supernet": {"params": int(cost.params), "macs": int(cost.macs)},
         "params_asked": wanted,
+        **inherited,
+        "recipe": recipe,
         "gates": posterior.groups,
         "gated_layers": len(posterior),
         "gated_channels": posterior.channels,
@@ -88,7 +128,7 @@ def inflate(
             f"{spec.arch} ({form})",
             ["network", "parameters", "MACs"],
             [
-                ["baseline", human(base_params), human(base_macs)],
+                [f"baseline ({base.arch})", human(base_params), human(base_macs)],
                 [
                     f"supernet (width {spec.inflation.width:g}{_kernels_text(sizes)})",
                     human(cost.params),
@@ -101,6 +141,12 @@ def inflate(
             f"{posterior.groups} gates over {posterior.channels} channels of {len(posterior)} layers: "
             f"10^{posterior.log10_candidates():.0f} candidates"
         )
+        if net.inherited is not None:
+            console.line(
+                f"pretrained: the logits differ from the plain network's by {net.inherited.logit_difference:.1e}"
+            )
+            if net.inherited.started_anew:
+                console.line(f"starting anew: {', '.join(net.inherited.started_anew)}")
         if wanted is not None:
             error = cost.params / wanted - 1
             console.line(
@@ -111,7 +157,8 @@ def inflate(
     result_seconds = float(str(result["seconds"]))
     console.result(result, render)
     newest = run is None and "PGNAS_RUN" not in os.environ
-    console.next_command("pgnas train" if newest else f"pgnas train --run {created.path}")
+    typed = "pgnas train" if newest else f"pgnas train --run {created.path}"
+    console.next_command(f"{typed} --recipe {recipe}" if recipe else typed)
 
 
 def parse_kernels(text: str | None) -> tuple[int, ...]:
