@@ -91,6 +91,11 @@ class Output:
             console.print(table)
         console.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
 
+    @property
+    def width(self) -> int:
+        """Columns that a table may take: the terminal's; where stdout is none, more than any table needs."""
+        return _stdout().width
+
     def line(self, text: str = "") -> None:
         """Print one line of data. Nothing with --json."""
         if not self.json:

@@ -6,10 +6,12 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgnas_cli.contract import ContractError, load_plugin
 from pgnas_cli.errors import PgnasError, UsageError, nearest
-from pgnas_cli.plugin import API_VERSION, ArchitectureInfo, BuildSpec, Inflation, ZooPlugin
+from pgnas_cli.plugin import ArchitectureInfo, BuildSpec, Inflation, ZooPlugin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,11 +46,11 @@ def plugins() -> tuple[PluginStatus, ...]:
     found = [_load(entry) for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value))]
     by_name: dict[str, list[PluginStatus]] = {}
     for status in found:
-        by_name.setdefault(status.plugin.name if status.plugin else status.name, []).append(status)
+        if status.plugin is not None:  # one that does not load takes nobody's name
+            by_name.setdefault(status.plugin.name, []).append(status)
     result = []
     for status in found:
-        rivals = by_name[status.plugin.name if status.plugin else status.name]
-        if status.plugin is not None and len(rivals) > 1:
+        if status.plugin is not None and len(rivals := by_name[status.plugin.name]) > 1:
             names = " and ".join(sorted(rival.distribution for rival in rivals))
             problem = f"two plugins are called {status.plugin.name!r}, from {names}: uninstall one"
             status = PluginStatus(status.name, status.distribution, None, problem)
@@ -59,29 +61,9 @@ def plugins() -> tuple[PluginStatus, ...]:
 def _load(entry: metadata.EntryPoint) -> PluginStatus:
     distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown distribution"
     try:
-        kind = entry.load()
-    except Exception as error:  # whatever a third party's import raises must not break the others
-        return PluginStatus(
-            entry.name, distribution, None, f"import of {entry.value} fails: {type(error).__name__}: {error}"
-        )
-    if not (isinstance(kind, type) and issubclass(kind, ZooPlugin)):
-        return PluginStatus(
-            entry.name, distribution, None, f"{entry.value} is no subclass of pgnas_cli.plugin.ZooPlugin"
-        )
-    if not (isinstance(getattr(kind, "name", None), str) and kind.name):
-        return PluginStatus(
-            entry.name, distribution, None, f"{entry.value} has no name: set its class attribute `name`"
-        )
-    if kind.api_version != API_VERSION:
-        problem = (
-            f"it is written for plugin API {kind.api_version}, this pgnas has {API_VERSION}: upgrade {distribution}"
-        )
-        return PluginStatus(entry.name, distribution, None, problem)
-    try:
-        plugin = kind()
-        plugin.architectures()
-    except Exception as error:
-        return PluginStatus(entry.name, distribution, None, f"{entry.value}() fails: {type(error).__name__}: {error}")
+        plugin = load_plugin(entry, distribution)
+    except ContractError as error:
+        return PluginStatus(entry.name, distribution, None, f"{error}: {error.hint}")
     return PluginStatus(entry.name, distribution, plugin)
 
 
@@ -97,16 +79,19 @@ def find(arch: str) -> tuple[PluginStatus, ZooPlugin, str]:
         UsageError: no plugin knows it (with the nearest names), or two claim it (with the prefixes to type).
     """
     chosen, _, plain = arch.rpartition(":")
-    claims = []
     for status in plugins():
         if chosen and status.plugin is None and status.name == chosen:
             raise UsageError(
                 f"the plugin {chosen} of {status.distribution} is broken: {status.problem}", "pgnas zoo list"
             )
-        if status.plugin is not None and chosen in ("", status.plugin.name) and _claims(status, status.plugin, plain):
-            claims.append((status, status.plugin))
-    if len(claims) > 1:
-        claims = [claim for claim in claims if claim[1].name != FALLBACK]
+    asked = [(status, status.plugin) for status in plugins() if status.plugin and chosen in ("", status.plugin.name)]
+    claims: list[tuple[PluginStatus, ZooPlugin]] = []
+    for fallback in (False, True):  # the fallback is asked only for what nobody else knows: asking it is slow
+        claims = claims or [
+            (status, plugin)
+            for status, plugin in asked
+            if (plugin.name == FALLBACK) == fallback and _claims(status, plugin, plain)
+        ]
     if len(claims) > 1:
         prefixed = " or ".join(f"{plugin.name}:{plain}" for _, plugin in claims)
         raise UsageError(f"{len(claims)} plugins claim the architecture {plain!r}", f"say which: {prefixed}")
@@ -154,7 +139,8 @@ def make_spec(
         UsageError: unknown architecture, an option that the family does not have, or a size below 1.
     """
     status, plugin, plain = find(arch)
-    info = plugin.info(plain) or plugin.architectures()[0]
+    named = plugin.architectures()
+    info = plugin.info(plain) or (named[0] if named else ArchitectureInfo(plain, 0, 0))
     if foreign := [name for name in inflation.changed() if name not in plugin.options]:
         raise UsageError(
             f"the {plugin.name} family has no --{foreign[0].replace('_', '-')}",
@@ -172,7 +158,7 @@ def make_spec(
     return BuildSpec(plain, plugin.name, inflation, classes, channels, size, seed, status.distribution)
 
 
-def build_backbone(spec: BuildSpec, *, pretrained: bool = False) -> tuple[nn.Module, Mapping[str, Any]]:
+def build_backbone(spec: BuildSpec, *, pretrained: bool | Path = False) -> tuple[nn.Module, Mapping[str, Any]]:
     """The plain network of a spec on the current default device, and its gate groups.
 
     Raises:
@@ -198,18 +184,30 @@ def build_backbone(spec: BuildSpec, *, pretrained: bool = False) -> tuple[nn.Mod
         ) from error
 
 
-def build(spec: BuildSpec, *, pretrained: bool = False) -> Supernet:
+def build(spec: BuildSpec, *, pretrained: bool | Path = False) -> Supernet:
     """The supernet of a spec; its initial weights depend on the spec's seed alone.
 
     The caller's random state is left as it was.
+
+    Args:
+        pretrained: start from the published weights, or from those of a file; only for a network without inflation.
     """
     import torch
-
-    from pgnas_cli.supernet.supernet import Supernet
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         model, groups = build_backbone(spec, pretrained=pretrained)
+    return wrap(spec, model, groups)
+
+
+def wrap(spec: BuildSpec, model: nn.Module, groups: Mapping[str, Any]) -> Supernet:
+    """The supernet of a built network.
+
+    Raises:
+        PgnasError: the gate groups do not fit the network.
+    """
+    from pgnas_cli.supernet.supernet import Supernet
+
     try:
         return Supernet(model, groups, input_size=(spec.in_chans, spec.img_size, spec.img_size), spec=spec)
     except ValueError as error:
@@ -231,86 +229,15 @@ def plain_cost(spec: BuildSpec) -> tuple[int, int]:
 
 
 def baseline_spec(spec: BuildSpec) -> BuildSpec:
-    """The same network without inflation."""
-    return replace(spec, inflation=Inflation(stem=spec.inflation.stem))
+    """The plain network that a spec is an inflation of."""
+    _, plugin, plain = find(f"{spec.plugin}:{spec.arch}")
+    info = plugin.info(plain)
+    base = info.base if info is not None and info.base else plain
+    return replace(spec, arch=base, inflation=Inflation(stem=spec.inflation.stem))
 
 
-def solve_width(spec: BuildSpec, params: float) -> BuildSpec:
-    """The spec whose parameters come nearest to `params`, by its width.
-
-    Parameters grow with the width, in steps: channels are whole numbers. Bisection on the width to 1e-4.
-
-    Raises:
-        UsageError: the family has no width, or no width comes within a factor of two.
-    """
-    _, plugin, _ = find(f"{spec.plugin}:{spec.arch}")
-    if "width" not in plugin.options:
-        raise UsageError(f"the {plugin.name} family has no --width that --params could solve for", "leave --params out")
-
-    def at(width: float) -> BuildSpec:
-        return replace(spec, inflation=replace(spec.inflation, width=round(width, 4)))
-
-    @functools.cache
-    def size(width: float) -> int:
-        return plain_cost(at(width))[0]
-
-    low, high = 0.01, 1.0
-    while size(high) < params:
-        low, high = high, high * 2
-        if high > 512:
-            raise UsageError(f"no width up to 512 gives {params:.0f} parameters", "ask for fewer with --params")
-    while high - low > 1e-4:
-        middle = round((low + high) / 2, 6)
-        low, high = (middle, high) if size(middle) < params else (low, middle)
-    best = min((round(low, 4), round(high, 4)), key=lambda width: abs(size(width) - params))
-    if not 0.5 <= size(best) / params <= 2:
-        raise UsageError(
-            f"the smallest {spec.arch} has {size(0.01)} parameters, {params:.0f} were asked for",
-            "name a smaller architecture, or a larger --params",
-        )
-    return at(best)
-
-
-def inflate(
-    arch: str,
-    *,
-    width: float = 1.0,
-    kernels: tuple[int, ...] = (),
-    stem: str = "auto",
-    params: float | None = None,
-    num_classes: int | None = None,
-    in_chans: int | None = None,
-    img_size: int | None = None,
-    seed: int = 0,
-    pretrained: bool = False,
-) -> Supernet:
-    """Build the supernet of an architecture.
-
-    Args:
-        arch: a name of `pgnas zoo list`, or `plugin:name`.
-        width: inner channels = round(planes * width).
-        kernels: every 3x3 convolution becomes one parallel convolution per kernel.
-        stem: "auto", "small" or "backbone".
-        params: solve for the width that comes nearest to this many parameters; excludes `width`.
-        num_classes, in_chans, img_size: default to the architecture's own.
-        seed: of the initial weights.
-        pretrained: start from timm's weights (needs the network or a filled cache); only without inflation so far.
-
-    Raises:
-        UsageError: any of these does not fit.
-    """
-    if params is not None and width != 1.0:
-        raise UsageError("--params solves for the width: it excludes --width", "leave one of them out")
-    spec = make_spec(
-        arch,
-        Inflation(width=width, kernels=tuple(kernels), stem=stem),
-        num_classes=num_classes,
-        in_chans=in_chans,
-        img_size=img_size,
-        seed=seed,
-    )
-    if params is not None:
-        spec = solve_width(spec, params)
-    if pretrained and spec != baseline_spec(spec):
-        raise UsageError("pretrained weights fit the plain network only", "leave out the inflation, or --pretrained")
-    return build(spec, pretrained=pretrained)
+def recipe_of(spec: BuildSpec) -> str:
+    """The recipe that repeats the published training of a spec's architecture; empty if there is none."""
+    _, plugin, plain = find(f"{spec.plugin}:{spec.arch}")
+    info = plugin.info(plain)
+    return info.recipe if info is not None else ""

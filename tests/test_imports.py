@@ -28,8 +28,10 @@ ORDER = (
     ("report",),
     ("ranking",),
     ("training",),
-    ("restore",),
+    ("restore", "scaffold"),
+    ("inflation",),
     ("registry",),
+    ("contract",),
     ("supernet",),
     ("posterior",),
     ("compact",),
@@ -49,13 +51,16 @@ LIGHT = (
     "app",
     "commands",
     "console",
+    "contract",
     "errors",
+    "inflation",
     "plugin",
     "recipe",
     "recipe_file",
     "registry",
     "restore",
     "run",
+    "scaffold",
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, inflation, registry, restore
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.plugin import ArchitectureInfo, Inflation, ZooPlugin
 from pgnas_cli.recipe_file import parse_recipe
@@ -110,8 +110,11 @@ def test_what_is_installed_loads() -> None:
         (family("bad")(), "is no subclass"),
         (family("bad", api_version=0), "written for plugin API 0, this pgnas has 1: upgrade pgnas-bad 1.0"),
         (family("bad", api_version=99), "written for plugin API 99"),
-        (type("Half", (ZooPlugin,), {"name": "bad"}), r"bad_module:Plugin\(\) fails: TypeError"),
-        (family("bad", architectures=fail(OSError("gone"))), r"bad_module:Plugin\(\) fails: OSError: gone"),
+        (
+            type("Half", (ZooPlugin,), {"name": "bad"}),
+            "bad_module:Plugin lacks architectures, build, gate_groups: define ",
+        ),
+        (family("bad", architectures=fail(OSError("gone"))), r"architectures\(\) fails: OSError: gone"),
         (family("bad", name=None), "has no name"),
         (family("bad", name=""), "has no name"),
     ],
@@ -147,6 +150,33 @@ def test_two_plugins_of_one_name_are_both_broken(install) -> None:
     assert [info.name for _, info in registry.architectures()] == ["third"]
     with pytest.raises(UsageError, match="unknown architecture 'net'"):
         registry.find("net")
+
+
+def test_a_broken_plugin_takes_nobodys_name(install) -> None:
+    install(Entry("good", ImportError("gone"), Distribution("pgnas-bad")), good=family("good", "net"))
+    assert [status.plugin is None for status in registry.plugins()] == [True, False]
+    assert registry.find("net")[1].name == "good"
+
+
+def test_the_fallback_is_asked_only_for_what_nobody_else_knows(install) -> None:
+    asked = []
+
+    def matches(self, arch: str) -> bool:
+        asked.append(arch)
+        return arch == "other"
+
+    install(good=family("good", "net"), timm_cnn=family(registry.FALLBACK, matches=matches))
+    assert registry.find("net")[1].name == "good"
+    assert asked == []
+    assert registry.find("other")[1].name == registry.FALLBACK
+    assert asked == ["other"]
+
+
+def test_a_family_without_named_architectures_has_defaults(install) -> None:
+    install(empty=family("empty", architectures=lambda self: [], matches=lambda self, arch: arch == "any"))
+    spec = registry.make_spec("any", Inflation())
+    assert (spec.num_classes, spec.in_chans, spec.img_size) == (1000, 3, 224)
+
 
 
 def test_two_claims_on_one_architecture_are_decided_by_a_prefix(install) -> None:
@@ -223,7 +253,7 @@ def test_an_option_of_another_family_is_refused(install) -> None:
         registry.make_spec("net", Inflation(width=2.0))
     assert error.value.hint == "it has: --surrogate-pools"
     with pytest.raises(UsageError, match="no --width that --params could solve for"):
-        registry.solve_width(registry.make_spec("net", Inflation()), 100)
+        inflation.solve_width(registry.make_spec("net", Inflation()), 100)
 
 
 def test_the_baseline_keeps_the_stem() -> None:
@@ -241,7 +271,7 @@ def test_versions_name_every_library() -> None:
 
 
 def small_net():
-    return registry.inflate("shakeshake26_2x4d", seed=3)
+    return inflate("shakeshake26_2x4d", seed=3)
 
 
 def test_a_run_holds_the_supernet(tmp_path: Path) -> None:
@@ -257,7 +287,7 @@ def test_a_run_holds_the_supernet(tmp_path: Path) -> None:
         1.0,
     )
     tensors, _ = load_tensors(run.supernet_path, hint="")
-    other = registry.inflate("shakeshake26_2x4d", seed=4)
+    other = inflate("shakeshake26_2x4d", seed=4)
     restore.load_weights(other, tensors, "file")
     state = net.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pgnas_cli.commands._completion import complete_recipe
 from pgnas_cli.commands._options import ForceOption, RunOption
 from pgnas_cli.console import Bar, console, human, percent, seconds
 from pgnas_cli.errors import RunError, UsageError
@@ -15,7 +16,7 @@ from pgnas_cli.recipe_file import load_recipe, override, parse_setting
 from pgnas_cli.run import RunDirectory
 
 if TYPE_CHECKING:
-    from pgnas_cli.training.loop import TrainProgress
+    from pgnas_cli.training.trainer import TrainProgress
 
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 GpusOption = Annotated[str | None, typer.Option("--gpus", metavar="0,1", help="Indices of the GPUs to use.")]
@@ -34,7 +35,13 @@ def train(
         float | None, typer.Option("--selection", help="Share of the training images kept for ranking.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Recipe by name, or a TOML file.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME|FILE",
+            help="Recipe by name, or a TOML file.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")

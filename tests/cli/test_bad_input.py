@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.__main__ import main
 from pgnas_cli.ranking.candidates import sample
 from pgnas_cli.ranking.rank import rank
@@ -37,7 +37,7 @@ def recipe(epochs: int = 1):
 def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Read only: a run after each stage."""
     root = tmp_path_factory.mktemp("stages")
-    net = registry.inflate(TINY, in_chans=1, img_size=8, seed=0)
+    net = inflate(TINY, in_chans=1, img_size=8, seed=0)
     made = {"inflated": root / "inflated"}
     restore.create_run(net, made["inflated"], options={"explicit": ["in_chans", "img_size"]})
     steps: dict[str, Callable[[RunDirectory], object]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgnas_cli import registry, restore
+from pgnas_cli import inflate, restore
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 
 EPOCHS = 3
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def inflated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    net = registry.inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
+    net = inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
     folder = tmp_path_factory.mktemp("inflated") / "run"
     return restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
 

@@ -1,0 +1,1 @@
+"""example_net for pgnas."""
