@@ -238,8 +238,9 @@ class _Classifier:
         shape, others = self.shapes[n], [self._shape(a) for a in operands]
         if not maps or len(maps) + len(scales) < len(operands) or len(shape) < 2:
             return None
-        if kind == "mul" and scales and math.prod(others[operands.index(scales[0])] or ()) == 1:
-            return Finding("per", maps) if self._shape(maps[0]) == shape else None
+        if scales and math.prod(others[operands.index(scales[0])] or ()) == 1:
+            one = "per" if kind == "mul" else "nonzero"
+            return Finding(one, maps) if self._shape(maps[0]) == shape else None
         for a, other in zip(operands, others, strict=True):
             if other is None or not (self._per_channel(a, shape) if a in scales else _aligned(other, shape, kind)):
                 return None

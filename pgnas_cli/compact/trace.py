@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -108,7 +109,8 @@ def trace(model: nn.Module, input_size: tuple[int, int, int], *, check: bool = T
         check: compare the captured graph with `model` on random images (left out on the meta device).
 
     Raises:
-        PgnasError: torch.fx cannot capture the network, or what it captured computes something else.
+        PgnasError: torch.fx cannot capture the network, or captures constants that are no part of it, or what it
+            captured computes something else.
     """
     twin = meta_twin(model)
     try:
@@ -118,6 +120,11 @@ def trace(model: nn.Module, input_size: tuple[int, int, int], *, check: bool = T
             f"torch.fx cannot trace {type(model).__name__}: {error}",
             "give a module with data-dependent control flow a class attribute channel_rule, so that it stays whole",
         ) from error
+    if made := [n.target for n in graph.nodes if n.op == "get_attr" and not _has(model, str(n.target))]:
+        raise PgnasError(
+            f"{type(model).__name__} makes a constant tensor in its forward pass ({made[0]})",
+            "register it as a buffer, so that it is part of the network",
+        )
     images = torch.empty(PROBE_BATCH, *input_size, device="meta", dtype=_float_dtype(model))
     with torch.no_grad():
         shapes = _ShapeProbe(twin, graph)
@@ -133,6 +140,14 @@ def trace(model: nn.Module, input_size: tuple[int, int, int], *, check: bool = T
     if check and all(p.device.type != "meta" for p in model.parameters()):
         _check_equal(model, graph, input_size)
     return ChannelGraph(nodes, graph, input_size)
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        operator.attrgetter(name)(model)
+    except AttributeError:
+        return False
+    return True
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:

@@ -152,6 +152,17 @@ def test_untraceable_networks() -> None:
     trace(HiddenInPlace(), (3, 8, 8), check=False)
 
 
+def test_a_constant_made_while_running_is_refused() -> None:
+    """The captured graph would read it from a module that does not have it."""
+
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+
+    with pytest.raises(PgnasError, match="makes a constant tensor in its forward pass"):
+        trace(nn.Sequential(nn.Conv2d(3, 3, 1), Shifted()), (3, 8, 8))
+
+
 def test_subclasses_with_a_plain_class_are_ordinary_convolutions() -> None:
     model = randomise(Block(4, 8, 2))
     graph = trace(model, (4, 8, 8))
