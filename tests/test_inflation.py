@@ -133,14 +133,32 @@ def test_a_negative_noise_is_refused(noise: float, weights: dict[str, Path]) -> 
         inflate("resnet26", width=1.3, weights=weights["resnet26"], symmetry_noise=noise, **SMALL)
 
 
+@pytest.mark.parametrize("stem", ["small", "backbone"])
 @pytest.mark.parametrize(
-    ("stem", "anew"), [("small", ["fc.weight", "fc.bias"]), ("backbone", ["fc.weight", "fc.bias", "conv1.weight"])]
+    ("arch", "first", "head", "options"),
+    [
+        ("resnet18", "conv1", "fc", {"width": 1.5}),
+        ("densenet121", "features.conv0", "classifier", {"growth": 40}),
+        ("seresnet18", "conv1", "fc", {"width": 1.5}),
+    ],
 )
-def test_what_starts_anew_is_said(stem: str, anew: list[str], tmp_path: Path) -> None:
+def test_what_starts_anew_is_said(arch: str, first: str, head: str, options: dict, stem: str, tmp_path: Path) -> None:
     """A stem for small images comes from a file that has one, and starts anew beside the backbone's own."""
-    plain, _ = registry.build_backbone(registry.make_spec("resnet18", Inflation(stem=stem), num_classes=3))
+    plain, _ = registry.build_backbone(registry.make_spec(arch, Inflation(stem=stem), num_classes=3, img_size=32))
     save_file(plain.state_dict(), tmp_path / "weights.safetensors")
-    net = inflate("resnet18", width=1.5, weights=tmp_path / "weights.safetensors", img_size=32, num_classes=5)
+    net = inflate(arch, weights=tmp_path / "weights.safetensors", img_size=32, num_classes=5, **options)
     assert net.inherited is not None
+    anew = [f"{head}.bias", f"{head}.weight"] + ([f"{first}.weight"] if stem == "backbone" else [])
     assert sorted(net.inherited.started_anew) == sorted(anew)
-    assert torch.equal(net.backbone.conv1.weight, plain.conv1.weight) == (stem == "small")
+    kept = net.backbone.get_parameter(f"{first}.weight")[:64].detach()
+    assert torch.equal(kept, plain.get_parameter(f"{first}.weight")) == (stem == "small")
+
+
+def test_a_stem_of_three_convolutions_keeps_its_weights(tmp_path: Path) -> None:
+    plain, _ = registry.build_backbone(registry.make_spec("resnest14d", Inflation(stem="backbone"), num_classes=3))
+    save_file(plain.state_dict(), tmp_path / "weights.safetensors")
+    net = inflate("resnest14d", weights=tmp_path / "weights.safetensors", img_size=32, num_classes=3)
+    assert net.inherited is not None
+    assert net.inherited.started_anew == ()
+    assert net.backbone.get_submodule("conv1.0").stride == (1, 1)
+    assert torch.equal(net.backbone.get_parameter("conv1.0.weight"), plain.get_parameter("conv1.0.weight"))

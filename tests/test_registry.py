@@ -178,7 +178,6 @@ def test_a_family_without_named_architectures_has_defaults(install) -> None:
     assert (spec.num_classes, spec.in_chans, spec.img_size) == (1000, 3, 224)
 
 
-
 def test_two_claims_on_one_architecture_are_decided_by_a_prefix(install) -> None:
     install(a=family("a", "net"), b=family("b", "net"))
     with pytest.raises(UsageError, match="2 plugins claim the architecture 'net'") as error:

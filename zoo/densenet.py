@@ -74,12 +74,10 @@ class DenseNetPlugin(ZooPlugin):
 
         backbone = NAMED.get(arch, arch)
         growth = growth_rate(backbone, inflation)
-        model = timm_network(
-            backbone, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, growth_rate=growth
+        stem = _use_small_stem if inflation.small_stem(img_size) else None
+        return timm_network(
+            backbone, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, stem=stem, growth_rate=growth
         )
-        if inflation.small_stem(img_size):
-            _use_small_stem(model)
-        return model
 
     def gate_groups(self, model: nn.Module) -> Mapping[str, Sequence[int]]:
         groups: dict[str, list[int]] = {}
@@ -112,11 +110,12 @@ def growth_rate(backbone: str, inflation: Inflation) -> int:
     return growth
 
 
-def _use_small_stem(model: nn.Module) -> None:
-    """3x3 stem with stride 1 and no pooling; its weights start anew."""
+def _use_small_stem(model: nn.Module) -> str:
+    """3x3 stem with stride 1 and no pooling; the name of its weight, which starts anew."""
     from torch import nn
 
     old = model.features.conv0
     model.features.conv0 = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.features.conv0.weight)
     model.features.pool0 = nn.Identity()
+    return "features.conv0.weight"

@@ -102,11 +102,12 @@ class MultiBranchPlugin(ZooPlugin):
 
         base_width = scaled_base_width(arch, inflation.width)
         options = {} if base_width is None else {"base_width": base_width}
-        model = timm_network(arch, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, **options)
+        stem = _use_small_stem if inflation.small_stem(img_size) else None
+        model = timm_network(
+            arch, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, stem=stem, **options
+        )
         if base_width is None:
             inflate_resnet(model, width=inflation.width, kernels=())
-        if inflation.small_stem(img_size):
-            _use_small_stem(model)
         model.traced_size = (in_chans, img_size, img_size)
         return model
 
@@ -141,13 +142,16 @@ def scaled_base_width(arch: str, width: float) -> float | None:
     return base_width * width
 
 
-def _use_small_stem(model: nn.Module) -> None:
-    """Stride 1 and no pooling; a single 7x7 convolution becomes a 3x3, of three 3x3 the first loses its stride."""
+def _use_small_stem(model: nn.Module) -> str:
+    """Stride 1 and no pooling; a single 7x7 convolution becomes a 3x3, of three 3x3 the first loses its stride.
+
+    The name of the weight that starts anew, "" for the three.
+    """
     from pgnas_zoo.resnet_net import use_small_stem
     from torch import nn
 
     if isinstance(model.conv1, nn.Conv2d):
-        use_small_stem(model)
-    else:
-        model.conv1[0].stride = (1, 1)
-        model.maxpool = nn.Identity()
+        return use_small_stem(model)
+    model.conv1[0].stride = (1, 1)
+    model.maxpool = nn.Identity()
+    return ""

@@ -73,20 +73,11 @@ class ResNetPlugin(ZooPlugin):
     ) -> nn.Module:
         from pgnas_zoo.resnet_net import inflate_resnet, use_small_stem
 
-        from pgnas_cli.supernet.pretrained import load_file, start_anew, stored_shape, timm_network
+        from pgnas_cli.supernet.pretrained import timm_network
 
         backbone, width, kernels = NAMED.get(arch, (arch, 1.0, ()))
-        small = inflation.small_stem(img_size)
-        file = pretrained if isinstance(pretrained, Path) and small else None
-        stored = file is not None and (stored_shape(file, "conv1.weight") or ())[2:] == (3, 3)
-        source = pretrained if not stored else False
-        model = timm_network(backbone, num_classes=num_classes, in_chans=in_chans, pretrained=source)
-        if small:
-            use_small_stem(model)
-            if source:
-                start_anew(model, ["conv1.weight"])
-        if file is not None and stored:
-            load_file(model, file)
+        stem = use_small_stem if inflation.small_stem(img_size) else None
+        model = timm_network(backbone, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, stem=stem)
         inflate_resnet(model, width=width * inflation.width, kernels=inflation.kernels or kernels)
         return model
 

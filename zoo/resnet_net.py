@@ -63,12 +63,13 @@ def plain_names(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def use_small_stem(model: ResNet) -> None:
-    """3x3 stem with stride 1 and no pooling; its weights start anew."""
+def use_small_stem(model: ResNet) -> str:
+    """3x3 stem with stride 1 and no pooling; the name of its weight, which starts anew."""
     old = model.conv1
     model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=False)
     _initialise(model.conv1)
     model.maxpool = nn.Identity()
+    return "conv1.weight"
 
 
 def inflate_resnet(model: ResNet, *, width: float, kernels: Sequence[int]) -> None:

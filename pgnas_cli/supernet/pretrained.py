@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,13 @@ _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 
 
 def timm_network(
-    arch: str, *, num_classes: int, in_chans: int, pretrained: bool | Path = False, **options: Any
+    arch: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    pretrained: bool | Path = False,
+    stem: Callable[[nn.Module], str] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A network of timm, with its published weights, those of a file, or fresh ones.
 
@@ -35,14 +41,35 @@ def timm_network(
         arch: timm's name, also with a tag, such as resnet50.a1_in1k.
         num_classes, in_chans: of the network that is wanted, whatever the weights were trained for.
         pretrained: True for timm's weights (from the Hub, or the cache of an earlier download), or a safetensors file.
+        stem: changes the stem in place and returns the name of the weight that it made anew, "" if none. That keeps its
+            initial values, unless the weights are those of a file that has the changed stem.
         options: more arguments of the network.
 
     Raises:
         UsageError: timm has no weights for `arch`, or the file is missing, of another kind or of another network.
         HubError: the Hub could not be reached or refused.
     """
+    if stem is None:
+        return _with_own_stem(arch, num_classes, in_chans, pretrained, options)
+    if isinstance(pretrained, Path):
+        network = _with_own_stem(arch, num_classes, in_chans, False, options)
+        changed = stem(network)
+        shape = stored_shape(pretrained, changed) if changed else None
+        if shape is not None and shape[2:] == network.get_parameter(changed).shape[2:]:
+            load_file(network, pretrained)
+            return network
+    network = _with_own_stem(arch, num_classes, in_chans, pretrained, options)
+    changed = stem(network)
+    if pretrained and changed:
+        start_anew(network, [changed])
+    return network
+
+
+def _with_own_stem(
+    arch: str, num_classes: int, in_chans: int, pretrained: bool | Path, options: dict[str, Any]
+) -> nn.Module:
     config = _config(arch)
-    network = timm.create_model(arch, num_classes=num_classes, in_chans=in_chans, **options)
+    network: nn.Module = timm.create_model(arch, num_classes=num_classes, in_chans=in_chans, **options)
     if not pretrained:
         return network
     path = _download(arch, config) if pretrained is True else Path(pretrained)
