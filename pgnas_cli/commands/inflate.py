@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from pgnas_cli.console import console, human, seconds
 from pgnas_cli.errors import UsageError
 from pgnas_cli.inflation import SYMMETRY_NOISE
 from pgnas_cli.sizes import Relative, parse_count
+
+if TYPE_CHECKING:
+    from pgnas_cli.supernet.supernet import Supernet
 
 
 def inflate(
@@ -59,7 +62,7 @@ def inflate(
     wanted = None if params is None else parse_count(params, "--params")
     if isinstance(wanted, Relative):
         raise UsageError(f"--params {params!r} is relative", "write a number such as 44M, or use --width")
-    from pgnas_cli import inflation, registry, restore
+    from pgnas_cli import inflation, restore
 
     started = time.perf_counter()
     net = inflation.inflate(
@@ -78,87 +81,84 @@ def inflate(
         weights=weights,
         symmetry_noise=symmetry_noise,
     )
+    result = _result(net, wanted)
+    given = {"num_classes": classes, "in_chans": in_chans, "img_size": img_size}
+    options = {
+        "explicit": [name for name, value in given.items() if value is not None],
+        "pretrained": pretrained,
+        "weights": None if weights is None else str(weights.absolute()),
+        **({} if net.inherited is None else asdict(net.inherited)),
+        "seconds": time.perf_counter() - started,
+    }
+    created = restore.create_run(net, run, options=options)
+    result = {"run": str(created.path), **result, "seconds": time.perf_counter() - started}
+    console.result(result, lambda: _render(result))
+    newest = run is None and "PGNAS_RUN" not in os.environ
+    typed = "pgnas train" if newest else f"pgnas train --run {created.path}"
+    console.next_command(f"{typed} --recipe {result['recipe']}" if result["recipe"] else typed)
+
+
+def _result(net: Supernet, wanted: int | None) -> dict[str, Any]:
+    """What the command tells of a supernet, beside the network that it is an inflation of."""
+    from pgnas_cli import registry
+
     assert net.spec is not None
     spec, cost, posterior = net.spec, net.kept_cost(), net.posterior()
     base = registry.baseline_spec(spec)
     base_params, base_macs = registry.plain_cost(base)
-    recipe = registry.recipe_of(spec)
-    inherited = {} if net.inherited is None else asdict(net.inherited)
-    explicit = [
-        name
-        for name, value in (("num_classes", classes), ("in_chans", in_chans), ("img_size", img_size))
-        if value is not None
-    ]
-    created = restore.create_run(
-        net,
-        run,
-        options={
-            "explicit": explicit,
-            "pretrained": pretrained,
-            "weights": None if weights is None else str(weights.absolute()),
-            **inherited,
-            "seconds": time.perf_counter() - started,
-        },
-    )
-    result = {
-        "run": str(created.path),
+    return {
         "arch": spec.arch,
         "plugin": spec.plugin,
         "width": spec.inflation.width,
         "kernels": list(spec.inflation.kernels),
+        "growth": spec.inflation.growth,
+        "surrogate_pools": spec.inflation.surrogate_pools,
         "num_classes": spec.num_classes,
         "in_chans": spec.in_chans,
         "img_size": spec.img_size,
-        "seed": seed,
+        "seed": spec.seed,
         "baseline": {"arch": base.arch, "params": base_params, "macs": base_macs},
         "supernet": {"params": int(cost.params), "macs": int(cost.macs)},
         "params_asked": wanted,
-        **inherited,
-        "recipe": recipe,
+        **({} if net.inherited is None else asdict(net.inherited)),
+        "recipe": registry.recipe_of(spec),
         "gates": posterior.groups,
         "gated_layers": len(posterior),
         "gated_channels": posterior.channels,
         "log10_candidates": posterior.log10_candidates(),
-        "seconds": time.perf_counter() - started,
     }
 
-    def render() -> None:
-        form = f"{spec.in_chans} x {spec.img_size} x {spec.img_size}, {spec.num_classes} classes"
-        console.table(
-            f"{spec.arch} ({form})",
-            ["network", "parameters", "MACs"],
-            [
-                [f"baseline ({base.arch})", human(base_params), human(base_macs)],
-                [
-                    f"supernet (width {spec.inflation.width:g}{_kernels_text(sizes)})",
-                    human(cost.params),
-                    human(cost.macs),
-                ],
-            ],
-            justify=["left", "right", "right"],
-        )
-        console.line(
-            f"{posterior.groups} gates over {posterior.channels} channels of {len(posterior)} layers: "
-            f"10^{posterior.log10_candidates():.0f} candidates"
-        )
-        if net.inherited is not None:
-            console.line(
-                f"pretrained: the logits differ from the plain network's by {net.inherited.logit_difference:.1e}"
-            )
-            if net.inherited.started_anew:
-                console.line(f"starting anew: {', '.join(net.inherited.started_anew)}")
-        if wanted is not None:
-            error = cost.params / wanted - 1
-            console.line(
-                f"--params {params}: width {spec.inflation.width:g} gives {cost.params:,}, {100 * error:+.2f} %"
-            )
-        console.line(f"run: {created.path}  ({seconds(result_seconds)})")
 
-    result_seconds = float(str(result["seconds"]))
-    console.result(result, render)
-    newest = run is None and "PGNAS_RUN" not in os.environ
-    typed = "pgnas train" if newest else f"pgnas train --run {created.path}"
-    console.next_command(f"{typed} --recipe {recipe}" if recipe else typed)
+def _render(result: dict[str, Any]) -> None:
+    form = f"{result['in_chans']} x {result['img_size']} x {result['img_size']}, {result['num_classes']} classes"
+    inflated = f"width {result['width']:g}"
+    if result["kernels"]:
+        inflated += f", kernels {','.join(map(str, result['kernels']))}"
+    if result["growth"] is not None:
+        inflated += f", growth {result['growth']}"
+    if result["surrogate_pools"]:
+        inflated += ", surrogate pools"
+    rows = [(f"baseline ({result['baseline']['arch']})", "baseline"), (f"supernet ({inflated})", "supernet")]
+    console.table(
+        f"{result['arch']} ({form})",
+        ["network", "parameters", "MACs"],
+        [[label, human(result[key]["params"]), human(result[key]["macs"])] for label, key in rows],
+        justify=["left", "right", "right"],
+    )
+    console.line(
+        f"{result['gates']} gates over {result['gated_channels']} channels of {result['gated_layers']} layers: "
+        f"10^{result['log10_candidates']:.0f} candidates"
+    )
+    if "logit_difference" in result:
+        console.line(f"pretrained: the logits differ from the plain network's by {result['logit_difference']:.1e}")
+        if result["started_anew"]:
+            console.line(f"starting anew: {', '.join(result['started_anew'])}")
+    if (wanted := result["params_asked"]) is not None:
+        found = result["supernet"]["params"]
+        console.line(
+            f"--params {human(wanted)}: width {result['width']:g} gives {found:,}, {100 * (found / wanted - 1):+.2f} %"
+        )
+    console.line(f"run: {result['run']}  ({seconds(result['seconds'])})")
 
 
 def parse_kernels(text: str | None) -> tuple[int, ...]:
@@ -173,7 +173,3 @@ def parse_kernels(text: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--kernels {text!r} is no list of kernel sizes", "--kernels 1,3,5,9") from None
-
-
-def _kernels_text(kernels: tuple[int, ...]) -> str:
-    return f", kernels {','.join(map(str, kernels))}" if kernels else ""
