@@ -60,7 +60,9 @@ def _checked(kind: object, entry: metadata.EntryPoint, distribution: str) -> Zoo
     with _foreign(f"{entry.value}() fails", "let it be made without arguments"):
         plugin = kind()
     _check_methods(plugin)
-    _check_architectures(plugin)
+    listed = _check_architectures(plugin)
+    # Asked once: a list that fails or changes the next time would stop every command, also those of other plugins.
+    plugin.architectures = lambda: listed  # type: ignore[method-assign]
     return plugin
 
 
@@ -143,7 +145,7 @@ def _bare(signature: inspect.Signature) -> inspect.Signature:
     return inspect.Signature(plain)
 
 
-def _check_architectures(plugin: ZooPlugin) -> None:
+def _check_architectures(plugin: ZooPlugin) -> tuple[ArchitectureInfo, ...]:
     with _foreign("architectures() fails", "let it return a static list, without importing torch"):
         found = plugin.architectures()
     if not isinstance(found, Sequence) or isinstance(found, str):
@@ -160,6 +162,7 @@ def _check_architectures(plugin: ZooPlugin) -> None:
     twice = [name for name, times in Counter(info.name for info in found).items() if times > 1]
     if twice:
         raise ContractError(f"architectures() has two of the name {twice[0]!r}", "rename or remove one")
+    return tuple(found)
 
 
 def _check_info(info: ArchitectureInfo) -> None:
@@ -176,5 +179,6 @@ def _check_info(info: ArchitectureInfo) -> None:
     if figure is not None and (isinstance(figure, bool) or not isinstance(figure, int | float)):
         raise ContractError(f"{where} has published_params={figure!r}", "give a number or None")
     for name in _TEXTS:
-        if not isinstance(getattr(info, name), str):
-            raise ContractError(f"{where} has {name}={getattr(info, name)!r}", "give a string")
+        text = getattr(info, name)
+        if not (isinstance(text, str) and text.isprintable()):
+            raise ContractError(f"{where} has {name}={text!r}", "give a string of one line")

@@ -210,8 +210,8 @@ class Schedule:
         )
         _check(0 < self.gamma <= 1, f"schedule.gamma is {self.gamma}, it should lie in (0, 1]", "schedule.gamma=0.1")
         _check(
-            all(epoch >= 1 for epoch in self.milestones),
-            f"schedule.milestones are {list(self.milestones)}, they should be at least 1",
+            all(before < epoch for before, epoch in zip((0, *self.milestones), self.milestones, strict=False)),
+            f"schedule.milestones are {list(self.milestones)}, they should be at least 1 and increase",
             "schedule.milestones=[30,60]",
         )
         for name, usual in (("restart_epochs", 10), ("restart_factor", 2)):

@@ -179,5 +179,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return tuple(value)
         elif isinstance(kind, type) and type(value) is kind:
             return value
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not type(None))
+    names = " or ".join(
+        "list of int" if typing.get_origin(kind) is tuple else kind.__name__ for kind in kinds if kind is not type(None)
+    )
     raise UsageError(f"{where} should be {names}, not {value!r}", "see the recipe default.toml")

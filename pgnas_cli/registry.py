@@ -165,6 +165,8 @@ def build_backbone(spec: BuildSpec, *, pretrained: bool | Path = False) -> tuple
         UsageError: the plugin refuses the request.
         PgnasError: the plugin breaks its contract.
     """
+    from torch import nn
+
     status, plugin, plain = find(f"{spec.plugin}:{spec.arch}")
     try:
         model = plugin.build(
@@ -175,13 +177,27 @@ def build_backbone(spec: BuildSpec, *, pretrained: bool | Path = False) -> tuple
             img_size=spec.img_size,
             pretrained=pretrained,
         )
-        return model, plugin.gate_groups(model)
+        groups = plugin.gate_groups(model)
     except PgnasError:
         raise
     except (ValueError, RuntimeError, TypeError) as error:
         raise UsageError(
             f"{plugin.name} ({status.distribution}) cannot build {spec.arch}: {error}", "pgnas zoo show " + plain
         ) from error
+    except (AttributeError, LookupError, AssertionError, ArithmeticError, ImportError) as error:
+        raise PgnasError(
+            f"the plugin {plugin.name} of {status.distribution} fails to build {spec.arch}: "
+            f"{type(error).__name__}: {error}",
+            "run again with --debug for the traceback, and report it to the plugin's authors",
+        ) from error
+    for what, value, kind in (("build", model, nn.Module), ("gate_groups", groups, Mapping)):
+        if not isinstance(value, kind):
+            raise PgnasError(
+                f"the plugin {plugin.name} of {status.distribution} breaks its contract: {what} returns a "
+                f"{type(value).__name__}, not a {kind.__name__}",
+                "report it to the plugin's authors",
+            )
+    return model, groups
 
 
 def build(spec: BuildSpec, *, pretrained: bool | Path = False) -> Supernet:

@@ -64,11 +64,12 @@ def new_plugin(name: str, directory: Path | None = None) -> Scaffold:
         raise UsageError(f"{path} exists and is not an empty folder", "name another one: --directory DIR")
     if target == Path.cwd():
         raise UsageError(f"{path} is the current folder, a new one is made", "leave --directory out")
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         files = _write(temporary, plugin)
         os.replace(temporary, target)
+    except OSError as error:  # named by the folder that was asked for, not by the one it was prepared in
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Scaffold(plugin, distribution, path, files)

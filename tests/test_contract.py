@@ -144,8 +144,10 @@ def test_a_broken_class_is_explained(changes: dict[str, Any], message: str) -> N
         (listing(info(num_classes=0)), "has num_classes=0: give a whole number of at least 1"),
         (listing(info(img_size=(32, 32))), "has img_size=(32, 32)"),
         (listing(info(published_params="26M")), "has published_params='26M': give a number or None"),
-        (listing(info(summary=None)), "has summary=None: give a string"),
+        (listing(info(summary=None)), "has summary=None: give a string of one line"),
         (listing(info(recipe=3)), "has recipe=3"),
+        (listing(info(summary="two\nlines")), "has summary='two\\nlines': give a string of one line"),
+        (listing(info(summary="\x1b[2J")), "has summary='\\x1b[2J'"),
     ],
 )
 def test_a_broken_list_is_explained(target: type, message: str) -> None:
@@ -187,3 +189,12 @@ def test_what_a_plugin_prints_on_import_stays_off_stdout(capsys) -> None:
 
     load_plugin(Entry(load), "pgnas-acme 1.0")
     assert capsys.readouterr() == ("", "hello\nthere\n")
+
+
+def test_the_list_is_asked_for_once() -> None:
+    """Every command reads it: one that fails later would stop them all."""
+    answers = iter([[INFO]])
+    loaded = load_plugin(Entry(plugin(architectures=lambda self: next(answers))), "pgnas-acme 1.0")
+    assert [*loaded.architectures(), *loaded.architectures()] == [INFO, INFO]
+    assert loaded.matches("net")
+    assert loaded.info("net") is INFO

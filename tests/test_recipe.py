@@ -151,7 +151,7 @@ def test_what_is_left_out_keeps_its_default() -> None:
         ("[schedule]\nepochs = '40'", "schedule.epochs should be int, not '40'"),
         ("[schedule]\nepochs = 4.5", "schedule.epochs should be int"),
         ("[schedule]\nname = 1", "schedule.name should be str"),
-        ("[schedule]\nmilestones = 3", "schedule.milestones should be"),
+        ("[schedule]\nmilestones = 3", "schedule.milestones should be list of int, not 3"),
         ("[schedule]\nmilestones = [1, 2.5]", "schedule.milestones should be"),
         ("[schedule]\nmilestones = [true]", "schedule.milestones should be"),
         ("[optimizer]\nlr = true", "optimizer.lr should be float"),
@@ -284,7 +284,7 @@ REFUSED = {
     "schedule.epochs": (0, -1),
     "schedule.warmup_epochs": (-1.0,),
     "schedule.gamma": (0.0, 1.1),
-    "schedule.milestones": ([0], [30, -1]),
+    "schedule.milestones": ([0], [30, -1], [60, 30], [30, 30]),
     "schedule.restart_epochs": (0, -1),
     "schedule.restart_factor": (0, -1),
     "schedule.lr_min": (-1e-9, 0.2),  # above the rate

@@ -220,6 +220,26 @@ def test_a_plugin_without_a_distribution(install) -> None:
 # ---- building ----
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"build": fail(AttributeError("no x"))}, "fails to build net: AttributeError: no x"),
+        ({"build": fail(AssertionError("odd"))}, "fails to build net: AssertionError: odd"),
+        ({"gate_groups": fail(KeyError("3"))}, "fails to build net: KeyError: '3'"),
+        ({"build": lambda self, *_, **__: None, "gate_groups": lambda self, model: {}}, "build returns a NoneType"),
+        ({"gate_groups": lambda self, model: ["3"]}, "breaks its contract: gate_groups returns a list, not a Mapping"),
+        ({"gate_groups": lambda self, model: {"3": 4}}, "breaks its contract: gate_groups names '3'"),
+        ({"gate_groups": lambda self, model: {"9": [4]}}, "breaks its contract: gate_groups names '9'"),
+    ],
+)
+def test_a_plugin_that_builds_wrongly_is_named(install, changes: dict, message: str) -> None:
+    install(a=family("a", "net", **changes))
+    with pytest.raises(PgnasError, match="the plugin a of pgnas-a 1.0 ") as error:
+        registry.build(registry.make_spec("net", Inflation()))
+    assert message in str(error.value)
+    assert error.value.hint
+
+
 def test_defaults_are_those_of_the_architecture(install) -> None:
     install(a=family("a", "net"))
     spec = registry.make_spec("net", Inflation())

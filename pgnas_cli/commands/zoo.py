@@ -35,7 +35,7 @@ def new(
 
     console.result(made, render)
     folder = shlex.quote(str(made.path))
-    console.next_command(f"pip install -e {folder}")
+    console.next_command(f"pip install -e {shlex.quote(f'{made.path}[test]')}")
     console.next_command(f"pytest {folder}")
     console.next_command(f"pgnas zoo list {made.name}")
     console.next_command(f"pgnas zoo check {made.name}")

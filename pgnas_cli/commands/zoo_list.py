@@ -32,7 +32,7 @@ _COLUMNS = (
     _Column("recipe", lambda row: row["recipe"]),
     _Column("summary", lambda row: row["summary"]),
 )
-_GIVE_WAY = ("classes", "image", "plugin", "MACs")  # in this order, where the terminal is too narrow
+_GIVE_WAY = ("classes", "image", "plugin", "MACs", "recipe")  # in this order, where the terminal is too narrow
 _BETWEEN = 3  # columns between two columns of a table
 _SHORTEST_SUMMARY = 16
 

@@ -232,6 +232,11 @@ def open_data(
     source = _open_source(spec, data_dir, sources.Reading(img_size, in_chans, augmentation, workers, memory_limit))
     if len(source.class_names) < 2:
         raise DataError(f"{spec}: only one class, {source.class_names[0]!r}", "classification needs two or more")
+    if augmentation.cutout > source.img_size:
+        raise UsageError(
+            f"data.cutout is {augmentation.cutout}, and the images of {spec} have {source.img_size} pixels a side",
+            f"--set data.cutout={source.img_size // 2}",
+        )
     train = torch.arange(len(source.train.labels))
     if source.selection is None:
         train, chosen = cut_selection(source.train.labels, selection, seed, spec)

@@ -145,6 +145,14 @@ def test_a_narrow_terminal_gets_fewer_columns(capsys, listed, monkeypatch, width
     assert len(row) <= max(width, 39)
 
 
+def test_the_narrowest_terminal_shows_whole_names(capsys, listed, monkeypatch) -> None:
+    monkeypatch.setattr(Output, "width", 40)
+    listed(ArchitectureInfo("supnet-d121", 7_978_856, 0, published_params=7.98e6, recipe="paper/imagenet-d121"))
+    _, out, _ = say(capsys, "zoo", "list")
+    assert out.splitlines()[1].split() == ["architecture", "params", "published"]
+    assert out.splitlines()[3].split() == ["supnet-d121", "7.98", "M", "7.98", "M"]
+
+
 def test_list_and_completion_do_not_import_torch(pgnas, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     for arguments, env in {

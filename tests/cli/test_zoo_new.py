@@ -89,6 +89,12 @@ def test_a_failure_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, f
     assert os.listdir(here) == []
 
 
+def test_a_folder_that_cannot_be_made_is_named_as_it_was_typed(here: Path) -> None:
+    (here / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"'file/net'$"):
+        scaffold.new_plugin("tiny-net", Path("file/net"))
+
+
 # ---- what is refused ----
 
 
@@ -144,7 +150,7 @@ def test_new_says_what_to_type_next(here: Path, capsys) -> None:
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "my net: the distribution pgnas-tiny-net with the plugin tiny_net"
     assert err.splitlines() == [
-        "next: pip install -e 'my net'",
+        "next: pip install -e 'my net[test]'",
         "next: pytest 'my net'",
         "next: pgnas zoo list tiny_net",
         "next: pgnas zoo check tiny_net",

@@ -298,6 +298,7 @@ def test_limit_train_leaves_selection_and_test_alone():
         ({"img_size": 0}, UsageError, "img-size 0"),
         ({"in_chans": 2}, UsageError, "2 input channels"),
         ({"workers": -1}, UsageError, "-1 workers"),
+        ({"augmentation": Augmentation(cutout=9)}, UsageError, "cutout is 9, and the images of digits have 8 pixels"),
     ],
 )
 def test_bad_options_are_one_line_with_a_hint(options, error, message):
