@@ -56,7 +56,7 @@ def inflate(
         pretrained: start from timm's weights (needs the network or a filled cache). An inflated network computes the
             same logits, see `widen`.
         weights: the same from a safetensors file of the plain network.
-        symmetry_noise: see SYMMETRY_NOISE; 0 makes copies of a channel equal for ever.
+        symmetry_noise: see SYMMETRY_NOISE, at most 1; 0 makes copies of a channel equal for ever.
 
     Raises:
         UsageError: any of these does not fit.
@@ -64,9 +64,10 @@ def inflate(
     """
     if params is not None and width != 1.0:
         raise UsageError("--params solves for the width: it excludes --width", "leave one of them out")
-    if symmetry_noise < 0:
+    if not 0 <= symmetry_noise <= 1:
         raise UsageError(
-            f"a symmetry noise of {symmetry_noise:g} was given, it should be at least 0", "--symmetry-noise 0.01"
+            f"a symmetry noise of {symmetry_noise:g} was given, it should be at least 0 and at most 1",
+            "--symmetry-noise 0.01",
         )
     spec = make_spec(
         arch,
@@ -100,7 +101,12 @@ def solve_width(spec: BuildSpec, params: float) -> BuildSpec:
 
     @functools.cache
     def size(width: float) -> int:
-        return plain_cost(at(width))[0]
+        try:
+            return plain_cost(at(width))[0]
+        except UsageError:
+            if width >= 1:
+                raise
+            return 0  # too narrow to be built
 
     low, high = 0.01, 1.0
     while size(high) < params:
@@ -110,10 +116,11 @@ def solve_width(spec: BuildSpec, params: float) -> BuildSpec:
     while high - low > 1e-4:
         middle = round((low + high) / 2, 6)
         low, high = (middle, high) if size(middle) < params else (low, middle)
-    best = min((round(low, 4), round(high, 4)), key=lambda width: abs(size(width) - params))
+    near = [width for width in (round(low, 4), round(high, 4)) if size(width)]
+    best = min(near, key=lambda width: abs(size(width) - params))
     if not 0.5 <= size(best) / params <= 2:
         raise UsageError(
-            f"the smallest {spec.arch} has {size(0.01)} parameters, {params:.0f} were asked for",
+            f"the smallest {spec.arch} has {size(best)} parameters, {params:.0f} were asked for",
             "name a smaller architecture, or a larger --params",
         )
     return at(best)
@@ -185,6 +192,8 @@ def _refusal(spec: BuildSpec, plain_spec: BuildSpec, error: NoRoom) -> UsageErro
     width = _smallest_width(spec, plain_spec, error)
     reason = f"{error.layer} has room for {error.have} of the {error.need} channels that it learned"
     asked = f"--width {spec.inflation.width:g}"
+    if spec.inflation.growth is not None:
+        asked += f" --growth {spec.inflation.growth}"
     if spec.inflation.kernels:
         asked += f" --kernels {','.join(map(str, spec.inflation.kernels))}"
     hint = "leave --pretrained out" if width is None else f"--width {width:g} is the smallest that works"
@@ -194,22 +203,31 @@ def _refusal(spec: BuildSpec, plain_spec: BuildSpec, error: NoRoom) -> UsageErro
 def _smallest_width(spec: BuildSpec, plain_spec: BuildSpec, error: NoRoom) -> float | None:
     """The smallest width, to 0.01, at which every layer has room; None where no width makes room.
 
-    Channels grow in proportion to the width: each refusal says by how much it has to grow.
+    Channels grow in proportion to the width, in steps: each refusal says by how much it has to grow, and bisection
+    between the last width that was refused and the first that was not finds the step.
     """
     from pgnas_cli.supernet import widen
 
     plain = build_on_meta(plain_spec).backbone
-    width, first = spec.inflation.width, {error.layer: (spec.inflation.width, error.have)}
-    while width < 512:
-        width = round(max(width + 0.01, width * error.need / max(1, error.have) - 0.05), 2)
+
+    def refused(width: float) -> NoRoom | None:
         net = build_on_meta(replace(spec, inflation=replace(spec.inflation, width=width)))
         try:
             widen.plan(net.backbone, plain, net.input_size, renamed=_renamed(spec, net.backbone))
         except widen.NoRoom as found:
-            error = found
-        else:
-            return width
-        narrow, room = first.setdefault(error.layer, (width, error.have))
-        if width >= 1.5 * narrow and error.have <= room:
+            return found
+        return None
+
+    width, found, enough = spec.inflation.width, error, dict[str, float]()
+    while True:
+        needed = width * found.need / max(1, found.have)
+        if width > 2 * enough.setdefault(found.layer, needed) or width >= 512:
             return None
-    return None
+        low, width = width, round(max(1.1 * width + 0.01, needed), 2)
+        if (refusal := refused(width)) is None:
+            break
+        found = refusal
+    while width - low > 0.011:
+        middle = round((low + width) / 2, 2)
+        low, width = (low, middle) if refused(middle) is None else (middle, width)
+    return width

@@ -226,8 +226,9 @@ def wrap(spec: BuildSpec, model: nn.Module, groups: Mapping[str, Any]) -> Supern
 
     try:
         return Supernet(model, groups, input_size=(spec.in_chans, spec.img_size, spec.img_size), spec=spec)
-    except ValueError as error:
-        raise PgnasError(f"the plugin {spec.plugin} breaks its contract: {error}", "pgnas zoo list") from error
+    except (TypeError, ValueError) as error:
+        owner = f"the plugin {spec.plugin} of {spec.distribution}"
+        raise PgnasError(f"{owner} breaks its contract: {error}", "report it to the plugin's authors") from error
 
 
 def build_on_meta(spec: BuildSpec) -> Supernet:

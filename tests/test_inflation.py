@@ -85,21 +85,23 @@ def test_the_seed_decides_the_split(weights: dict[str, Path]) -> None:
         ("resnet26", {"kernels": (1, 3, 5, 9)}, r"--width 1 --kernels 1,3,5,9: .* has room for 16 of the 64", 4.0),
         ("resnet26", {"width": 0.5}, r"--width 0.5: .* has room for 32 of the 64", 1.0),
         ("resnet18", {"kernels": (1, 3)}, "has room for", None),
+        ("shakeshake26_2x4d", {"width": 0.4}, "has room for 1 of the 2|has room for 2 of the 4", 0.88),
     ],
-    ids=["kernels", "narrower", "no width"],
+    ids=["kernels", "narrower", "no width", "coarse steps"],
 )
 def test_where_there_is_no_room_the_smallest_width_is_named(
     arch: str, options: dict, message: str, smallest: float | None, weights: dict[str, Path]
 ) -> None:
+    sizes = SMALL if "resnet" in arch else SHAKE
     with pytest.raises(UsageError, match=message) as found:
-        inflate(arch, weights=weights[arch], **SMALL, **options)
+        inflate(arch, weights=weights[arch], **sizes, **options)
     if smallest is None:
         assert found.value.hint == "leave --pretrained out"
         return
     assert found.value.hint == f"--width {smallest:g} is the smallest that works"
-    inflate(arch, weights=weights[arch], **SMALL, **options | {"width": smallest})
+    inflate(arch, weights=weights[arch], **sizes, **options | {"width": smallest})
     with pytest.raises(UsageError, match="has room for"):
-        inflate(arch, weights=weights[arch], **SMALL, **options | {"width": smallest - 0.02})
+        inflate(arch, weights=weights[arch], **sizes, **options | {"width": smallest - 0.01})
 
 
 def test_kernels_without_the_learned_one_are_refused(weights: dict[str, Path]) -> None:
@@ -127,9 +129,9 @@ def test_a_network_that_computes_something_else_is_refused(
         inflate("resnet26", width=1.3, weights=weights["resnet26"], **SMALL)
 
 
-@pytest.mark.parametrize("noise", [-0.1, -1.0])
-def test_a_negative_noise_is_refused(noise: float, weights: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="should be at least 0"):
+@pytest.mark.parametrize("noise", [-0.1, 1.1, 1e6, float("inf"), float("nan")])
+def test_noise_out_of_range_is_refused(noise: float, weights: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="should be at least 0 and at most 1"):
         inflate("resnet26", width=1.3, weights=weights["resnet26"], symmetry_noise=noise, **SMALL)
 
 

@@ -66,7 +66,7 @@ recipes = st.builds(
         name=st.sampled_from(["cosine", "step", "restarts"]),
         epochs=whole,
         warmup_epochs=st.floats(0, 1e9),
-        milestones=st.lists(whole, max_size=4).map(tuple),
+        milestones=st.sets(whole, max_size=4).map(lambda found: tuple(sorted(found))),
         gamma=inside,
         restart_epochs=whole,
         restart_factor=whole,

@@ -228,13 +228,12 @@ def test_a_plugin_without_a_distribution(install) -> None:
         ({"gate_groups": fail(KeyError("3"))}, "fails to build net: KeyError: '3'"),
         ({"build": lambda self, *_, **__: None, "gate_groups": lambda self, model: {}}, "build returns a NoneType"),
         ({"gate_groups": lambda self, model: ["3"]}, "breaks its contract: gate_groups returns a list, not a Mapping"),
-        ({"gate_groups": lambda self, model: {"3": 4}}, "breaks its contract: gate_groups names '3'"),
-        ({"gate_groups": lambda self, model: {"9": [4]}}, "breaks its contract: gate_groups names '9'"),
+        ({"gate_groups": lambda self, model: {"3": 4}}, "breaks its contract: 'int' object is not iterable"),
     ],
 )
 def test_a_plugin_that_builds_wrongly_is_named(install, changes: dict, message: str) -> None:
     install(a=family("a", "net", **changes))
-    with pytest.raises(PgnasError, match="the plugin a of pgnas-a 1.0 ") as error:
+    with pytest.raises(PgnasError, match=r"the plugin a of pgnas-a 1\.0 ") as error:
         registry.build(registry.make_spec("net", Inflation()))
     assert message in str(error.value)
     assert error.value.hint
@@ -256,8 +255,16 @@ def test_defaults_are_those_of_the_architecture(install) -> None:
         ({"build": fail(RuntimeError("too big"))}, UsageError, r"a \(pgnas-a 1\.0\) cannot build net: too big"),
         ({"build": fail(UsageError("own words"))}, UsageError, "^own words$"),
         ({"gate_groups": fail(TypeError("odd"))}, UsageError, "cannot build net: odd"),
-        ({"gate_groups": lambda self, model: {"3": [5]}}, PgnasError, "a breaks its contract: gate_groups names '3'"),
-        ({"gate_groups": lambda self, model: {"9": [4]}}, PgnasError, "a breaks its contract: gate_groups names '9'"),
+        (
+            {"gate_groups": lambda self, model: {"3": [5]}},
+            PgnasError,
+            "a of pgnas-a 1.0 breaks its contract: gate_groups names '3'",
+        ),
+        (
+            {"gate_groups": lambda self, model: {"9": [4]}},
+            PgnasError,
+            "a of pgnas-a 1.0 breaks its contract: gate_groups names '9'",
+        ),
     ],
 )
 def test_a_plugin_that_cannot_build_is_named(install, attributes: dict, kind: type, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,8 +70,9 @@ class MultiBranchPlugin(ZooPlugin):
     width: timm's base_width times W. A bottleneck then has floor(planes * base_width * W / 64) inner channels in each
     of its groups (ResNeXt, selective kernels), scales (Res2Net) or cardinal groups (ResNeSt). The steps are coarse
     where base_width is small: that of a ResNeXt 32x4d is 4, so that W = 1.25 is the first to widen its first stage.
-    The basic blocks of seresnet18 and seresnet34 have round(planes * W) inner channels; those of skresnet18 and
-    skresnet34 have no width.
+    ResNeSt and skresnet50 share these channels among branches: there base_width * W is first rounded down to a multiple
+    of their number. The basic blocks of seresnet18 and seresnet34 have round(planes * W) inner channels; those of
+    skresnet18 and skresnet34 have no width.
     stem: for images up to 64 pixels stride 1 and no pooling, with a 3x3 convolution where the stem is a single one.
     """
 
@@ -134,12 +136,22 @@ def scaled_base_width(arch: str, width: float) -> float | None:
                 "leave --width out, or take skresnet50",
             )
         return None
-    if math.floor(base_width * width) < 1:
+    step = shared_by(plain)
+    if math.floor(base_width * width / step) < 1:
         raise UsageError(
             f"width {width:g} leaves a group of {plain} no channel: it has {base_width} at width 1",
-            f"--width {1 / base_width:.3g} or more",
+            f"--width {math.ceil(1000 * step / base_width) / 1000:g} or more",
         )
-    return base_width * width
+    return base_width * width if step == 1 else step * math.floor(base_width * width / step)
+
+
+def shared_by(arch: str) -> int:
+    """Among how many branches of equal width a bottleneck shares its inner channels: the radix of a ResNeSt, the two
+    paths of skresnet50; 1 for all others."""
+    if arch.startswith("resnest"):
+        radix = re.search(r"_(\d)s", arch)
+        return int(radix[1]) if radix else 2
+    return 2 if arch.startswith("skresnet") else 1
 
 
 def _use_small_stem(model: nn.Module) -> str:

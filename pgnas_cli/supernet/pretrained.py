@@ -202,6 +202,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} is a pickle, which could run any program: expected a safetensors file",
             "convert it with safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')",
         )
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: expected a safetensors file", LOCAL)
     try:
         tensors, _ = load_tensors(path, hint="")
     except RunError as error:

@@ -133,7 +133,9 @@ def test_a_lacking_or_unknown_tensor_is_named_also_with_other_classes(saved) -> 
 def test_files_that_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(b"\x10")
     (tmp_path / "weights.pth").write_bytes(b"")
+    (tmp_path / "run").mkdir()
     for name, message in (
+        ("run", "run is a folder"),
         ("none.safetensors", "none.safetensors is missing"),
         ("cut.safetensors", "cut.safetensors is damaged"),
         ("weights.pth", "weights.pth is a pickle"),

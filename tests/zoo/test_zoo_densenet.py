@@ -115,6 +115,13 @@ def test_params_solves_for_the_growth() -> None:
     assert registry.plain_cost(spec)[0] == pytest.approx(12e6, rel=0.03)
 
 
+@pytest.mark.slow
+def test_fewer_params_than_the_narrowest_has_are_refused() -> None:
+    """No width of 0.01: the growth would round to 0."""
+    with pytest.raises(UsageError, match=r"the smallest densenet121 has \d{4,} parameters, 100 were asked for"):
+        inflation.solve_width(registry.make_spec("densenet121", Inflation()), 100)
+
+
 @pytest.mark.parametrize(
     ("stem", "img_size", "small"),
     [("auto", 64, True), ("auto", 65, False), ("small", 224, True), ("backbone", 32, False)],

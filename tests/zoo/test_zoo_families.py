@@ -70,16 +70,13 @@ TIMM = [
             ("ghostnetv2_100", 64, 53),
             ("fbnetv3_b", 64, 58),
             ("inception_v3", 75, 93),
-            ("inception_v4", 75, 148),
             ("inception_resnet_v2", 75, 243),
             ("resnetv2_50", 64, 52),
             ("xception41", 64, 44),
-            ("darknet53", 64, 51),
             ("selecsls42b", 64, 40),
             ("convmixer_768_32", 64, 32),
             ("tresnet_m", 64, 59),
             ("nasnetalarge", 96, 267),
-            ("pnasnet5large", 96, 204),
         )
     ),
 ]

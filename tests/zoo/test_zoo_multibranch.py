@@ -46,7 +46,11 @@ def test_parameters_keep_timms_names(arch: str) -> None:
         ("res2net50_26w_4s", 0.5, "layer1.0.conv1", 4 * 13),
         ("res2next50", 2.0, "layer1.0.convs.0", 8 * 8),
         ("resnest14d", 0.5, "layer2.0.conv2.conv", 2 * 64),
+        ("resnest14d", 1.3, "layer1.0.conv2.conv", 2 * 82),  # floor(83.2), rounded down to an even number
+        ("resnest50d_4s2x40d", 0.77, "layer1.0.conv2.conv", 4 * 2 * 28),  # floor(30.8) to a multiple of 4
+        ("resnest50d_1s4x24d", 1.3, "layer1.0.conv2.conv", 4 * 31),  # floor(31.2): no branches to share it
         ("skresnet50", 1.5, "layer1.0.conv2.paths.0.conv", 96),
+        ("skresnet50", 1.3, "layer1.0.conv2.paths.0.conv", 82),
         ("seresnet50", 1.7, "layer1.0.conv2", 108),  # floor(108.8)
         ("seresnet18", 1.7, "layer1.0.conv1", 109),  # round(108.8)
         ("seresnet34", 0.5, "layer4.1.conv1", 256),
@@ -75,11 +79,19 @@ def test_widths_that_cannot_be_built_are_refused(arch: str, options: dict, messa
         on_meta(arch, **options)
 
 
-def test_the_smallest_width_that_the_refusal_names_works() -> None:
-    with pytest.raises(UsageError) as caught:
-        on_meta("resnext50_32x4d", width=0.01)
+@pytest.mark.parametrize(
+    ("arch", "layer", "channels"),
+    [
+        ("resnext50_32x4d", "layer1.0.conv2", 32),
+        ("res2net50_14w_8s", "layer1.0.conv1", 8),
+        ("resnest50d_4s2x40d", "layer1.0.conv1", 8),
+    ],
+)
+def test_the_smallest_width_that_the_refusal_names_works(arch: str, layer: str, channels: int) -> None:
+    with pytest.raises(UsageError, match="no channel") as caught:
+        on_meta(arch, width=0.01)
     width = float(caught.value.hint.split()[1])
-    assert on_meta("resnext50_32x4d", width=width).backbone.layer1[0].conv2.out_channels == 32
+    assert on_meta(arch, width=width).backbone.get_submodule(layer).out_channels == channels
 
 
 # ---- gates ----
