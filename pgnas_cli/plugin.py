@@ -205,3 +205,15 @@ class ZooPlugin(ABC):
     @abstractmethod
     def gate_groups(self, model: nn.Module) -> Mapping[str, Sequence[int]]:
         """Name of each Conv2d or Linear whose inputs are gated -> sizes of its input groups, summing to its inputs."""
+
+
+class TimmFamily(ZooPlugin):
+    """A family of timm's networks: its names may carry timm's tag of the weights, such as resnet50.a1_in1k."""
+
+    def matches(self, arch: str) -> bool:
+        """Whether the family builds `arch`, whatever its tag."""
+        return super().matches(arch.partition(".")[0])
+
+    def info(self, arch: str) -> ArchitectureInfo | None:
+        """The static description of `arch`, whatever its tag."""
+        return super().info(arch.partition(".")[0])

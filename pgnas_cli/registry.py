@@ -32,12 +32,14 @@ class PluginStatus:
         distribution: "name version" of the package that brings it.
         plugin: the plugin, None if it is broken.
         problem: what is wrong, naming the contract item; empty if nothing is.
+        left_out: the plugin that loads, but shares its name with another.
     """
 
     name: str
     distribution: str
     plugin: ZooPlugin | None
     problem: str = ""
+    left_out: ZooPlugin | None = None
 
 
 @functools.cache
@@ -53,7 +55,7 @@ def plugins() -> tuple[PluginStatus, ...]:
         if status.plugin is not None and len(rivals := by_name[status.plugin.name]) > 1:
             names = " and ".join(sorted(rival.distribution for rival in rivals))
             problem = f"two plugins are called {status.plugin.name!r}, from {names}: uninstall one"
-            status = PluginStatus(status.name, status.distribution, None, problem)
+            status = PluginStatus(status.name, status.distribution, None, problem, left_out=status.plugin)
         result.append(status)
     return tuple(result)
 
@@ -76,7 +78,8 @@ def find(arch: str) -> tuple[PluginStatus, ZooPlugin, str]:
     """The plugin for an architecture name, `arch` or `plugin:arch`, and the name without the prefix.
 
     Raises:
-        UsageError: no plugin knows it (with the nearest names), or two claim it (with the prefixes to type).
+        UsageError: no plugin knows it (with the nearest names), two claim it (with the prefixes to type), or its family
+            is broken or left out.
     """
     chosen, _, plain = arch.rpartition(":")
     for status in plugins():
@@ -84,14 +87,15 @@ def find(arch: str) -> tuple[PluginStatus, ZooPlugin, str]:
             raise UsageError(
                 f"the plugin {chosen} of {status.distribution} is broken: {status.problem}", "pgnas zoo list"
             )
-    asked = [(status, status.plugin) for status in plugins() if status.plugin and chosen in ("", status.plugin.name)]
-    claims: list[tuple[PluginStatus, ZooPlugin]] = []
-    for fallback in (False, True):  # the fallback is asked only for what nobody else knows: asking it is slow
-        claims = claims or [
-            (status, plugin)
-            for status, plugin in asked
-            if (plugin.name == FALLBACK) == fallback and _claims(status, plugin, plain)
-        ]
+    known = [(status, status.plugin) for status in plugins() if status.plugin and chosen in ("", status.plugin.name)]
+    families = [(status, plugin) for status, plugin in known if plugin.name != FALLBACK]
+    claims = [(status, plugin) for status, plugin in families if _claims(status, plugin, plain)]
+    if not claims:
+        for status in plugins():  # the fallback must not take over what a left-out family would have built
+            left_out = status.left_out
+            if left_out and chosen in ("", left_out.name) and _claims(status, left_out, plain):
+                raise UsageError(f"{plain} belongs to a plugin that is left out: {status.problem}", "pgnas zoo list")
+        claims = [pair for pair in known if pair not in families and _claims(*pair, plain)]
     if len(claims) > 1:
         prefixed = " or ".join(f"{plugin.name}:{plain}" for _, plugin in claims)
         raise UsageError(f"{len(claims)} plugins claim the architecture {plain!r}", f"say which: {prefixed}")

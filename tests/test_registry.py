@@ -148,8 +148,9 @@ def test_two_plugins_of_one_name_are_both_broken(install) -> None:
     for status in broken:
         assert status.problem == "two plugins are called 'same', from pgnas-one 1.0 and pgnas-two 1.0: uninstall one"
     assert [info.name for _, info in registry.architectures()] == ["third"]
-    with pytest.raises(UsageError, match="unknown architecture 'net'"):
-        registry.find("net")
+    for name in ("net", "same:net"):
+        with pytest.raises(UsageError, match="net belongs to a plugin that is left out: two plugins are called"):
+            registry.find(name)
 
 
 def test_a_broken_plugin_takes_nobodys_name(install) -> None:
@@ -170,6 +171,14 @@ def test_the_fallback_is_asked_only_for_what_nobody_else_knows(install) -> None:
     assert asked == []
     assert registry.find("other")[1].name == registry.FALLBACK
     assert asked == ["other"]
+
+
+@pytest.mark.parametrize("name", ["net", "same:net"])
+def test_the_fallback_does_not_take_what_a_left_out_family_builds(install, name: str) -> None:
+    install(same=family("same", "net"), other=family("same"), timm_cnn=family(registry.FALLBACK, "net", "free"))
+    with pytest.raises(UsageError, match=r"left out: two plugins are called 'same'|plugin same of .* is broken: two"):
+        registry.find(name)
+    assert registry.find("free")[1].name == registry.FALLBACK
 
 
 def test_a_family_without_named_architectures_has_defaults(install) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgnas_cli.plugin import ArchitectureInfo, Inflation, UsageError, ZooPlugin
+from pgnas_cli.plugin import ArchitectureInfo, Inflation, TimmFamily, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ ARCHITECTURES = (
 )
 
 
-class DenseNetPlugin(ZooPlugin):
+class DenseNetPlugin(TimmFamily):
     """Every convolution but the stem is gated.
 
     What a layer reads is the block's input followed by the output of each layer before it. The first convolution of a
@@ -53,12 +53,6 @@ class DenseNetPlugin(ZooPlugin):
 
     def architectures(self) -> Sequence[ArchitectureInfo]:
         return ARCHITECTURES
-
-    def matches(self, arch: str) -> bool:
-        return super().matches(arch.partition(".")[0])
-
-    def info(self, arch: str) -> ArchitectureInfo | None:
-        return super().info(arch.partition(".")[0])
 
     def build(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgnas_cli.plugin import ArchitectureInfo, Inflation, UsageError, ZooPlugin
+from pgnas_cli.plugin import ArchitectureInfo, Inflation, TimmFamily, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ ARCHITECTURES = tuple(
 )
 
 
-class MultiBranchPlugin(ZooPlugin):
+class MultiBranchPlugin(TimmFamily):
     """Every convolution that the channel graph can mask is gated, one group each.
 
     Not gated: the stem's first convolution, the classifier, and the convolutions of squeeze-excite, split and
@@ -81,12 +81,6 @@ class MultiBranchPlugin(ZooPlugin):
 
     def architectures(self) -> Sequence[ArchitectureInfo]:
         return ARCHITECTURES
-
-    def matches(self, arch: str) -> bool:
-        return super().matches(arch.partition(".")[0])
-
-    def info(self, arch: str) -> ArchitectureInfo | None:
-        return super().info(arch.partition(".")[0])
 
     def build(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgnas_cli.plugin import ArchitectureInfo, Inflation, ZooPlugin
+from pgnas_cli.plugin import ArchitectureInfo, Inflation, TimmFamily
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ ARCHITECTURES = (
 )
 
 
-class ResNetPlugin(ZooPlugin):
+class ResNetPlugin(TimmFamily):
     """Every convolution of every block, and of every shortcut, is gated, one group each. Stem and classifier are not.
 
     width: the inner channels of each block, times W, rounded to a multiple of the number of kernels.
@@ -54,12 +54,6 @@ class ResNetPlugin(ZooPlugin):
 
     def architectures(self) -> Sequence[ArchitectureInfo]:
         return ARCHITECTURES
-
-    def matches(self, arch: str) -> bool:
-        return super().matches(arch.partition(".")[0])
-
-    def info(self, arch: str) -> ArchitectureInfo | None:
-        return super().info(arch.partition(".")[0])
 
     def build(
         self,

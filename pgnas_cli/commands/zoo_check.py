@@ -69,7 +69,15 @@ def check(
             f"({worst.kind}), at most {proof.tolerance:g} was expected",
             f"leave layers out of gate_groups of the plugin {spec.plugin} until it passes, and report it",
         )
-    console.next_command(f"pgnas inflate {arch}")
+    options = {
+        "--width": width if width != 1.0 else None,
+        "--kernels": kernels,
+        "--growth": growth,
+        "--img-size": img_size,
+    }
+    typed = [f"{name} {value}" for name, value in options.items() if value is not None]
+    typed += ["--surrogate-pools"] if surrogate_pools else []
+    console.next_command(" ".join(["pgnas inflate", arch, *typed]))
 
 
 def _render(result: dict[str, Any], gating: Gating, proof: Proof) -> None:

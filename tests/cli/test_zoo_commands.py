@@ -261,6 +261,8 @@ def test_check_prints_a_table(capsys, monkeypatch) -> None:
     ]
     assert "passed: 3.0e-07, at most 1e-05 counts as equal" in out
     assert err.splitlines()[-1] == f"next: pgnas inflate {SMALL}"
+    _, _, err = say(capsys, "zoo", "check", SMALL, "--width", "2", "--img-size", "16")
+    assert err.splitlines()[-1] == f"next: pgnas inflate {SMALL} --width 2.0 --img-size 16"
 
 
 @pytest.mark.parametrize("worst", [2e-3, float("inf")])
