@@ -48,3 +48,24 @@ def parse_count(text: str, option: str = "") -> int | Relative:
     if count < 1 or not float(count).is_integer():
         raise UsageError(f"{given} is not a whole number above zero", hint)
     return int(count)
+
+
+_TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?|\.\d+)\s*(?P<unit>us|ms|s|x)", re.IGNORECASE)
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def parse_seconds(text: str, option: str = "") -> float | Relative:
+    """Read a time: `3ms` -> 0.003, `250us`, `0.1s`, `0.5x` -> Relative(0.5).
+
+    Raises:
+        UsageError: it is no such time, has no unit, or is not above zero.
+    """
+    given = f"{option} {text!r}".lstrip()
+    hint = "write a time as 3ms, 250us or 0.1s, or a part of the whole as 0.5x"
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{given} is not a time", hint)
+    number, unit = float(match["number"]), match["unit"].lower()
+    if number <= 0:
+        raise UsageError(f"{given} is not above zero", hint)
+    return Relative(number) if unit == "x" else number * _SECONDS[unit]

@@ -166,7 +166,7 @@ def test_no_import_goes_against_the_order() -> None:
         ("pgnas_cli/supernet/gate.py", "from pgnas_cli import inflate", "right of __init__"),
         ("pgnas_cli/compact/build.py", "from pgnas_cli.posterior import Candidate", "right of posterior"),
         ("pgnas_cli/run.py", "from pgnas_cli.recipe import Recipe", "run stands beside recipe"),
-        ("pgnas_cli/recipe.py", "import pgnas_cli.plugin", "recipe stands beside plugin"),
+        ("pgnas_cli/recipe/data.py", "import pgnas_cli.plugin", "recipe stands beside plugin"),
         ("pgnas_cli/training/loop.py", "from pgnas_cli.console import console", "only app and commands print"),
         ("pgnas_cli/console.py", "from pgnas_cli.run import RunDirectory", "console imports only errors"),
         ("pgnas_cli/commands/train.py", "from pgnas_cli.app import app", "commands stands right of app"),

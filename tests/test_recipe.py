@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgnas_cli.errors import UsageError
-from pgnas_cli.recipe import Adapted, Budget, Data, Objective, Optimizer, Recipe, Sampling, Schedule
+from pgnas_cli.recipe import Adapted, Annealing, Budget, Compute, Data, Objective, Optimizer, Recipe, Sampling, Schedule
 from pgnas_cli.recipe_file import (
     all_keys,
     load_recipe,
@@ -44,6 +44,7 @@ recipes = st.builds(
         temperature=positive,
         initial_drop=inside,
         granularity=st.sampled_from(["group", "channel"]),
+        noise=st.sampled_from(["example", "batch"]),
         ungated_l2=st.booleans(),
         branch_noise=st.booleans(),
         label_smoothing=below_one,
@@ -58,6 +59,7 @@ recipes = st.builds(
         momentum=inside,
         nesterov=st.booleans(),
         clip=st.just(0.0) | positive,
+        ema=below_one,
         gate_optimizer=st.sampled_from(["adam", "sgd"]),
         gate_lr=st.none() | positive,
     ),
@@ -72,7 +74,13 @@ recipes = st.builds(
         restart_factor=whole,
         lr_min=st.floats(0, 1e-3),
     ),
-    budget=st.builds(lambda target, pair: Budget(target, *pair), st.sampled_from([None, "0.5x", "12M", "2e3"]), shares),
+    budget=st.builds(
+        lambda target, pair: Budget(**target, start=pair[0], reached=pair[1]),
+        st.sampled_from(
+            [{}, {"target_params": "0.5x"}, {"target_params": "12M"}, {"target_macs": "2e3"}, {"target_latency": "3ms"}]
+        ),
+        shares,
+    ),
     data=st.builds(
         Data,
         name=st.none() | text,
@@ -80,10 +88,25 @@ recipes = st.builds(
         batch_size=st.integers(2, 10**6),
         cutout=st.integers(0, 10**6),
         auto_augment=st.sampled_from(["", "cifar10", "imagenet", "svhn"]),
+        random_erasing=st.floats(0, 1),
+        mixup=st.just(0.0) | positive,
+        cutmix=st.just(0.0) | positive,
+        mixup_prob=st.floats(0, 1),
+        mixup_switch_prob=st.floats(0, 1),
+        mixup_off_epoch=st.integers(0, 10**6),
         color_jitter=st.none() | st.just(0.0) | positive,
         rotation=st.floats(0, 180),
         selection=positive,
         limit_train=st.none() | whole,
+    ),
+    annealing=st.builds(Annealing, warmup=below_one, temperature_end=st.none() | positive),
+    compute=st.builds(
+        Compute,
+        amp=st.sampled_from(["none", "bfloat16", "float16"]),
+        channels_last=st.booleans(),
+        compile=st.booleans(),
+        accumulate=whole,
+        sync_bn=st.booleans(),
     ),
     sampling=st.builds(Sampling, whole),
     adapted=st.builds(Adapted, st.none() | whole, st.none() | whole, st.none() | whole),
@@ -244,6 +267,12 @@ def test_overriding_replaces_some_keys_in_a_copy() -> None:
         ({"schedule.epochs": "many"}, "--set: schedule.epochs should be int, not 'many'"),
         ({"schedule.epochs": 0}, "schedule.epochs is 0"),
         ({"objective.fixed_drop": 0.3, "budget.target_params": "0.5x"}, "exclude each other"),
+        ({"objective.fixed_drop": 0.3, "budget.target_macs": "0.5x"}, "--fixed-drop and --target-macs exclude"),
+        ({"budget.target_params": "0.5x", "budget.target_macs": "0.5x"}, "--target-params and --target-macs exclude"),
+        (
+            {"data.rand_augment": "rand-m9", "data.auto_augment": "cifar10"},
+            "rand_augment and data.auto_augment exclude",
+        ),
     ],
 )
 def test_overriding_is_as_strict_as_reading(changes: dict, message: str) -> None:
@@ -255,10 +284,23 @@ def test_overriding_is_as_strict_as_reading(changes: dict, message: str) -> None
 
 SECTIONS = {
     "objective": Objective, "optimizer": Optimizer, "schedule": Schedule, "budget": Budget, "data": Data,
-    "sampling": Sampling,
+    "annealing": Annealing, "compute": Compute, "sampling": Sampling,
 }  # fmt: skip
 REFUSED = {
     "budget.target_params": ("", "much", "-1x", "0"),
+    "budget.target_macs": ("", "much", "-1x", "0"),
+    "budget.target_latency": ("", "3", "3h", "0ms", "-1ms"),
+    "annealing.warmup": (-0.1, 1.0, math.nan),
+    "annealing.temperature_end": (0.0, -0.1, math.nan),
+    "compute.amp": ("bf16", "", "fp16"),
+    "compute.accumulate": (0, -1),
+    "data.rand_augment": ("m9", "original-m9"),
+    "data.random_erasing": (-0.1, 1.1, math.nan),
+    "data.mixup": (-0.1, math.nan),
+    "data.cutmix": (-0.1, math.nan),
+    "data.mixup_prob": (-0.1, 1.1),
+    "data.mixup_switch_prob": (-0.1, 1.1),
+    "data.mixup_off_epoch": (-1,),
     "data.cutout": (-1,),
     "data.auto_augment": ("cifar", "v0", "original"),
     "data.color_jitter": (-0.1, math.nan),
@@ -270,6 +312,7 @@ REFUSED = {
     "objective.prior_drop": (0.0, 1.0, -0.1, 1.1, math.nan),
     "objective.initial_drop": (0.0, 1.0, 2.0),
     "objective.temperature": (0.0, -0.2),
+    "objective.noise": ("layer", ""),
     "objective.granularity": ("layer", ""),
     "objective.fixed_drop": (-0.1, 1.0),
     "objective.label_smoothing": (-0.1, 1.0),
@@ -278,6 +321,7 @@ REFUSED = {
     "optimizer.lr": (0.0, -0.1, math.nan),
     "optimizer.momentum": (-0.1, 1.0, 0.0),  # 0 does not go with Nesterov
     "optimizer.clip": (-1.0,),
+    "optimizer.ema": (-0.1, 1.0, math.nan),
     "optimizer.gate_optimizer": ("lion",),
     "optimizer.gate_lr": (0.0, -0.1),
     "schedule.name": ("linear",),

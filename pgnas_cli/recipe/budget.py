@@ -1,0 +1,62 @@
+"""The size or speed that a recipe holds the expected network at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgnas_cli.recipe.check import check
+from pgnas_cli.sizes import parse_count, parse_seconds
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The cost that training holds the expected network at; at most one of the three targets.
+
+    Args:
+        target_params: "0.5x" of the supernet, or a number such as "12M"; None leaves the size to the priors.
+        target_macs: the same in multiply-adds of one image.
+        target_latency: "0.5x" of the supernet's, or a time such as "3ms", by a table measured on the machine that
+            trains.
+        start: share of training before the target starts to fall from the initial expectation.
+        reached: share of training by which it has reached the target.
+    """
+
+    target_params: str | None = None
+    target_macs: str | None = None
+    target_latency: str | None = None
+    start: float = 0.05
+    reached: float = 0.5
+
+    def __post_init__(self) -> None:
+        named = self._named()
+        check(
+            len(named) < 2,
+            f"{' and '.join(f'--{name}' for name in named)} exclude each other: one cost is held at its target",
+            "leave all but one out",
+        )
+        for text, option in (
+            (self.target_params, "budget.target_params (--target-params)"),
+            (self.target_macs, "budget.target_macs (--target-macs)"),
+        ):
+            if text is not None:
+                parse_count(text, option)
+        if self.target_latency is not None:
+            parse_seconds(self.target_latency, "budget.target_latency (--target-latency)")
+        check(
+            0 <= self.start <= self.reached <= 1,
+            f"budget.start is {self.start} and budget.reached {self.reached}, "
+            "they should satisfy 0 <= start <= reached <= 1",
+            "budget.start=0.05 and budget.reached=0.5",
+        )
+
+    def _named(self) -> list[str]:
+        return [
+            name
+            for name in ("target-params", "target-macs", "target-latency")
+            if getattr(self, name.replace("-", "_")) is not None
+        ]
+
+    @property
+    def given(self) -> str | None:
+        """The option whose target is set, such as "target-params"; None without a budget."""
+        return next(iter(self._named()), None)
