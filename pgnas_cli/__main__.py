@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from types import FrameType
 
 from pgnas_cli.console import console
-from pgnas_cli.errors import PgnasError
+from pgnas_cli.errors import PgnasError, Stopped
 
+_RANK = "RANK"  # set by torchrun in each of its processes
 _COMPLETION = "_PGNAS_COMPLETE"  # set by the shell's completion script
+_LONGEST = 300
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
@@ -68,6 +70,8 @@ def _explain(error: Exception) -> int:
     import typer
 
     match error:
+        case Stopped() if _follows():  # the master says it for all
+            return error.exit_code
         case PgnasError():
             return _failed(error.exit_code, str(error), error.hint)
         case typer.Exit():
@@ -87,14 +91,22 @@ def _explain(error: Exception) -> int:
                 1, f"{error.filename}: {error.strerror}", "check that the path exists and that you may use it"
             )
     hint = "" if console.debug else "run again with --debug for the traceback"
-    return _failed(1, f"unexpected {type(error).__name__}: {error}", hint)
+    said = next(iter(str(error).splitlines()), "")[:_LONGEST]  # a compiler may have put all its output there
+    return _failed(1, f"unexpected {type(error).__name__}: {said}", hint)
 
 
 def _failed(code: int, message: str, hint: str = "") -> int:
     if console.debug:
         console.traceback()
+    if os.environ.get("WORLD_SIZE", "1") != "1" and _RANK in os.environ:  # one of several that torchrun started
+        message = f"rank {os.environ[_RANK]}: {message}"
     console.error(message, hint)
     return code
+
+
+def _follows() -> bool:
+    """Whether torchrun started this process, and it is not the master."""
+    return os.environ.get(_RANK, "0") != "0"
 
 
 def _exit_code(leave: SystemExit) -> int:

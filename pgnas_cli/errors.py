@@ -52,6 +52,23 @@ class HubError(PgnasError):
     exit_code = 5
 
 
+class Stopped(PgnasError):  # noqa: N818 - named for what happened, as KeyboardInterrupt is
+    """SIGINT or SIGTERM arrived, and what was under way has been saved.
+
+    Args:
+        signum: the signal; the exit code is 128 more.
+        message, hint: as for any PgnasError.
+    """
+
+    def __init__(self, signum: int, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, str, str]]:  # type: ignore[override]
+        return type(self), (self.signum, str(self), self.hint)
+
+
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Up to `n` known words that `word` may have meant, as `a, b or c`; empty if nothing is near."""
     found = difflib.get_close_matches(word, list(known), n=n, cutoff=0.5)

@@ -101,6 +101,13 @@ def run_recipe(run: RunDirectory) -> Recipe:
         raise RunError(str(error), f"pgnas train --force --run {run.path} trains again") from None
 
 
+def default_candidates(run: RunDirectory, source: str) -> int:
+    """How many candidates are drawn where nobody says: the recipe's number, or 1 after a commit to one of them."""
+    if source == "final" and run.require("train").get("soft") is not None:
+        return 1
+    return run_recipe(run).sampling.candidates
+
+
 def apply_recipe(net: Supernet, recipe: Recipe) -> None:
     """Give the gates, and the branches, of a freshly built supernet what a recipe asks for.
 
@@ -112,7 +119,10 @@ def apply_recipe(net: Supernet, recipe: Recipe) -> None:
     if objective.gate_classifier:
         net.gate_classifier()
     net.set_gates(
-        initial_drop=objective.initial_drop, temperature=objective.temperature, fixed_drop=objective.fixed_drop
+        initial_drop=objective.initial_drop,
+        temperature=objective.temperature,
+        fixed_drop=objective.fixed_drop,
+        noise=objective.noise,
     )
     net.set_granularity(objective.granularity)
     net.set_branch_noise(objective.branch_noise)

@@ -101,10 +101,14 @@ def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
     return document
 
 
-def read_jsonl(path: Path, *, hint: str = "") -> list[dict[str, Any]]:
-    """Read a file of one JSON object a line; RunError names the file and the line that is broken."""
+def read_jsonl(path: Path, *, hint: str = "", whole_lines: bool = False) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; RunError names the file and the line that is broken.
+
+    With `whole_lines` a last line without its end, which a process that was killed may have left, is passed over.
+    """
     try:
-        lines = path.read_text().splitlines()
+        text = path.read_text()
+        lines = (text[: text.rfind("\n") + 1] if whole_lines else text).splitlines()
     except FileNotFoundError:
         raise RunError(f"{path} is missing", hint) from None
     except UnicodeDecodeError as error:

@@ -66,6 +66,6 @@ def parse_seconds(text: str, option: str = "") -> float | Relative:
     if match is None:
         raise UsageError(f"{given} is not a time", hint)
     number, unit = float(match["number"]), match["unit"].lower()
-    if number <= 0:
+    if number <= 0 or math.isinf(number):
         raise UsageError(f"{given} is not above zero", hint)
     return Relative(number) if unit == "x" else number * _SECONDS[unit]

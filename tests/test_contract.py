@@ -177,7 +177,9 @@ def test_a_user_who_stops_the_program_is_obeyed(error: BaseException) -> None:
         load_plugin(Entry(raising(error)), "pgnas-acme 1.0")
 
 
-@pytest.mark.parametrize("target", [dict, int, lambda: 3, lambda: None, lambda: plugin()()], ids=str)
+@pytest.mark.parametrize(
+    "target", [dict, int, lambda: 3, lambda: None, lambda: plugin()()], ids=["dict", "int", "three", "none", "plugin"]
+)
 def test_something_else_is_no_plugin(target: object) -> None:
     assert "acme_zoo:Plugin is no subclass of pgnas_cli.plugin.ZooPlugin: let the entry point acme" in problem(target)
 

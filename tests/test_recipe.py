@@ -13,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgnas_cli.errors import UsageError
-from pgnas_cli.recipe import Adapted, Annealing, Budget, Compute, Data, Objective, Optimizer, Recipe, Sampling, Schedule
+from pgnas_cli.recipe import (
+    Adapted,
+    Annealing,
+    Budget,
+    Commit,
+    Compute,
+    Data,
+    Objective,
+    Optimizer,
+    Recipe,
+    Sampling,
+    Schedule,
+)
 from pgnas_cli.recipe_file import (
     all_keys,
     load_recipe,
@@ -62,6 +74,7 @@ recipes = st.builds(
         ema=below_one,
         gate_optimizer=st.sampled_from(["adam", "sgd"]),
         gate_lr=st.none() | positive,
+        gate_schedule=st.sampled_from(["weights", "constant"]),
     ),
     schedule=st.builds(
         Schedule,
@@ -100,6 +113,7 @@ recipes = st.builds(
         limit_train=st.none() | whole,
     ),
     annealing=st.builds(Annealing, warmup=below_one, temperature_end=st.none() | positive),
+    commit=st.builds(Commit, st.none() | inside),
     compute=st.builds(
         Compute,
         amp=st.sampled_from(["none", "bfloat16", "float16"]),
@@ -284,7 +298,7 @@ def test_overriding_is_as_strict_as_reading(changes: dict, message: str) -> None
 
 SECTIONS = {
     "objective": Objective, "optimizer": Optimizer, "schedule": Schedule, "budget": Budget, "data": Data,
-    "annealing": Annealing, "compute": Compute, "sampling": Sampling,
+    "annealing": Annealing, "commit": Commit, "compute": Compute, "sampling": Sampling,
 }  # fmt: skip
 REFUSED = {
     "budget.target_params": ("", "much", "-1x", "0"),
@@ -292,6 +306,7 @@ REFUSED = {
     "budget.target_latency": ("", "3", "3h", "0ms", "-1ms"),
     "annealing.warmup": (-0.1, 1.0, math.nan),
     "annealing.temperature_end": (0.0, -0.1, math.nan),
+    "commit.at": (0.0, 1.0, -0.1, math.nan),
     "compute.amp": ("bf16", "", "fp16"),
     "compute.accumulate": (0, -1),
     "data.rand_augment": ("m9", "original-m9"),
@@ -324,6 +339,7 @@ REFUSED = {
     "optimizer.ema": (-0.1, 1.0, math.nan),
     "optimizer.gate_optimizer": ("lion",),
     "optimizer.gate_lr": (0.0, -0.1),
+    "optimizer.gate_schedule": ("cosine", ""),
     "schedule.name": ("linear",),
     "schedule.epochs": (0, -1),
     "schedule.warmup_epochs": (-1.0,),

@@ -104,10 +104,10 @@ def _data() -> Iterator[Check]:
     from importlib import resources
 
     chosen = os.environ.get("PGNAS_DATA")
-    if chosen and (chosen == "digits" or chosen.startswith(("torch/", "hfds/"))):
+    if chosen and (chosen == "digits" or chosen.lower().startswith(("torch/", "hfds/", "wds/"))):
         yield Check("data", "$PGNAS_DATA", "ok", f"{chosen}: looked for when training starts")
     elif chosen:
-        yield _folder("$PGNAS_DATA", Path(chosen.removeprefix("folder:")), wrong="broken")
+        yield _folder("$PGNAS_DATA", Path(chosen.removeprefix("folder:")).expanduser(), wrong="broken")
     else:
         yield Check("data", "$PGNAS_DATA", "absent", "not set")
     yield _folder("./data", Path("data"), wrong="absent")
@@ -119,10 +119,11 @@ def _data() -> Iterator[Check]:
 
 
 def _folder(item: str, path: Path, wrong: Literal["absent", "broken"]) -> Check:
-    missing = [part for part in ("train", "val") if not (path / part).is_dir()]
+    names = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
+    missing = [part for part, known in names.items() if not any((path / name).is_dir() for name in known)]
     if missing:
         return Check("data", item, wrong, f"{path.absolute()} has no {' and no '.join(part + '/' for part in missing)}")
-    splits = [part for part in ("train", "val", "test") if (path / part).is_dir()]
+    splits = [name for known in names.values() for name in known if (path / name).is_dir()]
     return Check("data", item, "ok", f"{path.absolute()}: {', '.join(splits)}")
 
 

@@ -20,6 +20,10 @@ def sample(
     strategy: Annotated[
         str, typer.Option("--strategy", metavar="posterior|uniform", help="How they are drawn.")
     ] = "posterior",
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="final|soft", help="The posterior at the end, or before it committed."),
+    ] = "final",
     drop_prob: Annotated[
         float | None,
         typer.Option("--drop-prob", help="Rate of the uniform strategy; default the rate of --fixed-drop."),
@@ -34,7 +38,7 @@ def sample(
     found = RunDirectory.open(run)
     given = {"params": (max_params, "--max-params"), "macs": (max_macs, "--max-macs")}
     limits = {name: parse_count(text, option) for name, (text, option) in given.items() if text is not None}
-    record = draw(found, n, limits, strategy=strategy, drop_prob=drop_prob, seed=seed, force=force)
+    record = draw(found, n, limits, strategy=strategy, source=source, drop_prob=drop_prob, seed=seed, force=force)
     for warning in record["warnings"]:
         console.warn(warning)
     console.result({"run": str(found.path), **record}, lambda: render(record))
@@ -45,10 +49,9 @@ def draw(found: RunDirectory, n: int | None, limits: dict[str, int | Relative], 
     """Sample with a progress bar, `n` or what the run's recipe says; relative limits are shares of the supernet."""
     train = found.require("train")
     from pgnas_cli.ranking.candidates import sample as sample_run
-    from pgnas_cli.restore import run_recipe
+    from pgnas_cli.restore import default_candidates
 
-    if n is None:
-        n = run_recipe(found).sampling.candidates
+    n = default_candidates(found, options["source"]) if n is None else n
     most: dict[str, Any] = {
         f"max_{name}": limit.of(train[name]) if isinstance(limit, Relative) else limit for name, limit in limits.items()
     }

@@ -7,7 +7,8 @@ from typing import Any
 from pgnas_cli.commands._options import RunOption
 from pgnas_cli.commands.rank import interval
 from pgnas_cli.console import console, human, percent
-from pgnas_cli.run import STAGES, RunDirectory, expect, read_json
+from pgnas_cli.errors import RunError
+from pgnas_cli.run import STAGES, RunDirectory, expect, read_json, read_jsonl
 
 
 def status(run: RunOption = None) -> None:
@@ -28,6 +29,7 @@ def status(run: RunOption = None) -> None:
     if ranking is not None:
         expect(ranking, "winner", str, ranking_path, hint=hint)
         expect(ranking, "test_accuracy", dict, ranking_path, hint=hint)
+    warnings = _warnings(found)
     result = {
         "run": str(found.path),
         "model": manifest["model"],
@@ -35,6 +37,7 @@ def status(run: RunOption = None) -> None:
         "stages": stages,
         "unfinished": unfinished,
         "ranking": ranking,
+        "warnings": warnings,
         "next": command,
     }
 
@@ -45,10 +48,33 @@ def status(run: RunOption = None) -> None:
             state = "done" if record else "unfinished" if name == "train" and unfinished else "to do"
             rows.append([name, state, "" if record is None else _detail(name, record, ranking)])
         console.table(f"{found.path}: {manifest['model'].get('arch')}", ["stage", "", "result"], rows)
+        if warnings:
+            shown = [[str(warning["epoch"]), warning["message"], warning["hint"]] for warning in warnings]
+            console.table("warnings of the training", ["epoch", "warning", "what helps"], shown)
 
     console.result(result, render)
     if command is not None:
         console.next_command(command)
+
+
+def _warnings(run: RunDirectory) -> list[dict[str, Any]]:
+    """What the last training, also an unfinished one, had to say about the gates, with the epoch.
+
+    Raises:
+        RunError: its log is damaged.
+    """
+    path = run.train_path / "log.jsonl"
+    if not path.is_file():
+        return []
+    hint = f"pgnas train --resume --run {run.path} goes on, pgnas train --force trains again"
+    found = []
+    for row in read_jsonl(path, hint=hint, whole_lines=True):
+        for warning in expect(row, "warnings", list, path, hint=hint) if "warnings" in row else ():
+            if not isinstance(warning, dict):
+                raise RunError(f"{path}: warnings should be objects, not {warning!r}", hint)
+            texts = {key: expect(warning, key, str, path, hint=hint) for key in ("kind", "message", "hint")}
+            found.append({"epoch": expect(row, "epoch", int, path, hint=hint), "gate": warning.get("gate"), **texts})
+    return found
 
 
 def _detail(name: str, record: dict[str, Any], ranking: dict[str, Any] | None) -> str:

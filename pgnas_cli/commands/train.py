@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgnas_cli.commands._completion import complete_recipe
+from pgnas_cli.commands import _train_options as options
 from pgnas_cli.commands._options import ForceOption, RunOption
 from pgnas_cli.console import Bar, console, human, percent, seconds
 from pgnas_cli.errors import RunError, UsageError
@@ -18,115 +18,98 @@ from pgnas_cli.run import RunDirectory
 if TYPE_CHECKING:
     from pgnas_cli.training.trainer import TrainProgress
 
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
-GpusOption = Annotated[str | None, typer.Option("--gpus", metavar="0,1", help="Indices of the GPUs to use.")]
-DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Where torchvision sets lie.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes for image files.")]
+DataDirOption = options.DataDir
+DeviceOption = options.Device
+GpusOption = options.Gpus
+WorkersOption = options.Workers
 
 
 def train(
+    context: typer.Context,
     run: RunOption = None,
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="NAME", help="digits, folder:DIR or torch/fashion_mnist, ...")
-    ] = None,
-    data_dir: DataDirOption = None,
-    limit_train: Annotated[int | None, typer.Option("--limit-train", help="Use only so many training images.")] = None,
-    selection: Annotated[
-        float | None, typer.Option("--selection", help="Share of the training images kept for ranking.")
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="NAME|FILE",
-            help="Recipe by name, or a TOML file.",
-            autocompletion=complete_recipe,
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate of the weights.")] = None,
-    target_params: Annotated[
-        str | None, typer.Option("--target-params", metavar="0.5x|12M", help="Hold the expected size at this target.")
-    ] = None,
-    granularity: Annotated[
-        str | None, typer.Option("--granularity", metavar="group|channel", help="What shares one drop probability.")
-    ] = None,
-    prior_drop: Annotated[float | None, typer.Option("--prior-drop", help="u0 of the architecture prior.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Temperature of the relaxation.")] = None,
-    gate_optimizer: Annotated[
-        str | None, typer.Option("--gate-optimizer", metavar="adam|sgd", help="Optimiser of the drop probabilities.")
-    ] = None,
-    gate_lr: Annotated[float | None, typer.Option("--gate-lr", help="Learning rate of the drop probabilities.")] = None,
-    fixed_drop: Annotated[
-        str | None,
-        typer.Option(
-            "--fixed-drop", metavar="P|0.5x", help="Uniform baseline: one constant rate, or the rate of a size."
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of splits, order, augmentation and noise.")
-    ] = None,
-    gpus: GpusOption = None,
-    device: DeviceOption = "auto",
-    procs: Annotated[int, typer.Option("--procs", min=1, help="Processes; this version trains in one.")] = 1,
-    workers: WorkersOption = None,
+    recipe: options.RecipeName = None,
+    settings: options.Settings = None,
+    seed: options.Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last checkpoint.")] = False,
     force: ForceOption = False,
+    data: options.Data = None,
+    data_dir: options.DataDir = None,
+    limit_train: options.LimitTrain = None,
+    selection: options.Selection = None,
+    batch_size: options.BatchSize = None,
+    mixup: options.Mixup = None,
+    cutmix: options.Cutmix = None,
+    rand_augment: options.RandAugment = None,
+    random_erasing: options.RandomErasing = None,
+    cutout: options.Cutout = None,
+    workers: options.Workers = None,
+    epochs: options.Epochs = None,
+    lr: options.Rate = None,
+    schedule: options.ScheduleName = None,
+    clip: options.Clip = None,
+    label_smoothing: options.LabelSmoothing = None,
+    ema: options.Ema = None,
+    target_params: options.TargetParams = None,
+    target_macs: options.TargetMacs = None,
+    target_latency: options.TargetLatency = None,
+    granularity: options.Granularity = None,
+    prior_drop: options.PriorDrop = None,
+    temperature: options.Temperature = None,
+    gate_optimizer: options.GateOptimizer = None,
+    gate_lr: options.GateRate = None,
+    fixed_drop: options.FixedDrop = None,
+    gpus: options.Gpus = None,
+    device: options.Device = "auto",
+    procs: options.Procs = None,
+    amp: options.Amp = None,
+    channels_last: options.ChannelsLast = None,
+    compile: options.Compile = None,
+    accumulate: options.Accumulate = None,
+    sync_bn: options.SyncBn = None,
+    checkpoint_every: options.CheckpointEvery = "10m",
+    tensorboard: options.TensorBoard = False,
 ) -> None:
-    """Train weights and drop probabilities together."""
-    if procs != 1:
-        raise UsageError(f"--procs {procs}: this version trains in one process", "leave --procs out")
+    """Train weights and drop probabilities together, on one device or several."""
     found = RunDirectory.open(run)
-    changes = {
-        "data.name": data,
-        "data.dir": None if data_dir is None else str(data_dir.absolute()),
-        "data.limit_train": limit_train,
-        "data.selection": selection,
-        "schedule.epochs": epochs,
-        "data.batch_size": batch_size,
-        "optimizer.lr": lr,
-        "budget.target_params": target_params,
-        "objective.granularity": granularity,
-        "objective.prior_drop": prior_drop,
-        "objective.temperature": temperature,
-        "optimizer.gate_optimizer": gate_optimizer,
-        "optimizer.gate_lr": gate_lr,
-        "seed": seed,
-    }
-    given = {key: value for key, value in changes.items() if value is not None}
-    chosen = None
+    follows = os.environ.get("RANK", "0") != "0"  # torchrun started this process, and it is not the master
+    console.quiet = console.quiet or follows
+    given = options.changes(context.params)
     if resume:
-        given.pop("data.dir", None)  # data may have moved
-        if given or recipe or settings or fixed_drop:
-            typed = ["--" + key.rpartition(".")[2].replace("_", "-").replace("name", "data") for key in given]
-            flags = {"--recipe": recipe, "--set": settings, "--fixed-drop": fixed_drop}
-            first = [*typed, *(flag for flag, value in flags.items() if value)][0]
-            raise UsageError(f"--resume goes on with the run's own recipe: {first} cannot be changed", "leave it out")
-    else:
-        chosen = make_recipe(recipe, given, settings or [], fixed_drop)
+        _refuse_changes(given, recipe=recipe, set=settings, fixed_drop=fixed_drop)
+    chosen = None if resume else make_recipe(recipe, given, settings or [], fixed_drop)
     record = run_training(
         found,
         chosen,
         device=device,
         gpus=gpus,
+        procs=procs,
         workers=workers,
-        data_dir=data_dir,
+        data_dir=None if data_dir is None else data_dir.absolute(),
         fixed_drop=fixed_drop,
         resume=resume,
         force=force,
+        tensorboard=tensorboard,
+        checkpoint_every=checkpoint_every,
     )
+    if follows:
+        return
     console.result({"run": str(found.path), **record}, lambda: render(record))
     console.next_command(f"pgnas sample --run {run}" if run is not None else "pgnas sample")
 
 
+def _refuse_changes(given: dict[str, Any], **others: object) -> None:
+    """What decides the result cannot be changed when a training goes on."""
+    typed = [options.flag(key) for key in given]
+    typed += ["--" + name.replace("_", "-") for name, value in others.items() if value]
+    if typed:
+        raise UsageError(f"--resume goes on with the run's own recipe: {typed[0]} cannot be changed", "leave it out")
+
+
 def make_recipe(name: str | None, given: dict[str, Any], settings: list[str], fixed_drop: str | None = None) -> Recipe:
     """The recipe that the options describe: file or name, then --set, then the named options."""
-    if fixed_drop is not None and "budget.target_params" in given:
-        raise UsageError("--fixed-drop and --target-params exclude each other", "leave one of them out")
+    targets = [options.flag(key) for key in given if key.startswith("budget.target")]
+    if fixed_drop is not None and targets:
+        raise UsageError(f"--fixed-drop and {targets[0]} exclude each other", "leave one of them out")
     return override(load_recipe(name), {**dict(parse_setting(text) for text in settings), **given})
 
 
@@ -159,22 +142,17 @@ class _Reporter:
 def render(record: dict[str, Any]) -> None:
     """The table of a finished training."""
     expected, whole = record["expected_params"], record["params"]
+    where = f"{record['processes']} x {record['device']}" if record["processes"] > 1 else record["device"]
     rows = [
-        [
-            "trained",
-            f"{record['epochs']} epochs, {record['images']:,} images, "
-            f"{seconds(record['seconds'])} on {record['device']}",
-        ],
+        ["trained", f"{record['epochs']} epochs, {record['images']:,} images, {seconds(record['seconds'])} on {where}"],
         ["supernet", f"{human(whole)} parameters"],
         ["E[parameters]", f"{human(expected)}, {expected / whole:.3f} of the supernet"],
     ]
-    if record["target_params"] is not None:
-        rows.append(
-            [
-                "target",
-                f"{human(record['target_params'])}: missed by {100 * (expected / record['target_params'] - 1):+.2f} %",
-            ]
-        )
+    rows += [
+        ["target", _target(record, unit)]
+        for unit in ("params", "macs", "latency")
+        if record[f"target_{unit}"] is not None
+    ]
     p = record["p"]
     rows.append(["p of the channels", f"mean {p['mean']:.3f}, {100 * p['above_0.95']:.1f} % above 0.95"])
     accuracy = record["selection_accuracy"]
@@ -183,3 +161,17 @@ def render(record: dict[str, Any]) -> None:
     )
     rows.append(["most probable masks", f"{shown} of the selection split" if accuracy is not None else shown])
     console.table("", ["training", ""], rows)
+
+
+def _target(record: dict[str, Any], unit: str) -> str:
+    """A target, how far the expectation is from it, and what candidates drawn from the posterior cost."""
+    shown = _milliseconds if unit == "latency" else human
+    target, expected = record[f"target_{unit}"], record[f"expected_{unit}"]
+    sampled = (record["sampled"] or {}).get(unit)
+    drawn = f"; sampled {shown(sampled['mean'])} +- {shown(sampled['sd'])}" if sampled else ""
+    name = {"params": "parameters", "macs": "MACs", "latency": "an image"}[unit]
+    return f"{shown(target)} {name}: expected {100 * (expected / target - 1):+.2f} %{drawn}"
+
+
+def _milliseconds(duration: float) -> str:
+    return f"{1e3 * duration:.3g} ms"

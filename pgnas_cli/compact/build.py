@@ -96,7 +96,7 @@ class _Builder:
             if not self.layout.has(node.name):
                 return self.call(node, copy_module(self.module_of(node)), *args, **kwargs)
             return self.out.call_module(node.name, args, kwargs)
-        target, args, kwargs = _out_of_place(n.target, args, kwargs)
+        target, args, kwargs = out_of_place(n.target, args, kwargs)
         if target is F.dropout and not _option(args, kwargs, 2, "training", True):
             return self._dropout(node, args, kwargs)
         return self.out.create_node(n.op, target, args, kwargs)
@@ -118,7 +118,7 @@ _PLAIN_OPERATORS: dict[Any, Any] = {
 } | {torch.relu_: torch.relu, F.relu_: torch.relu}
 
 
-def _out_of_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+def out_of_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
     """The same operation without changing its input."""
     if isinstance(target, str):
         plain = target[:-1] if target.endswith("_") and not target.endswith("__") else target

@@ -15,13 +15,12 @@ from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.export.artifact import PROBES, write_artifact
 from pgnas_cli.export.card import render_card
 from pgnas_cli.posterior.candidate import Candidate
-from pgnas_cli.ranking.candidates import read_candidates
+from pgnas_cli.ranking.candidates import read_candidates, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.rank import same_data
 from pgnas_cli.run import RunDirectory, expect, read_json
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.data import Data
-from pgnas_cli.training.loop import trained_supernet
 
 LAYOUTS = ("gather", "dense")
 
@@ -62,7 +61,7 @@ def export(
     winner = expect(ranking, "winner", str, ranking_path, hint=hint)
     chosen = find_candidate(run, candidate or winner)
     data = same_data(run, data_dir=data_dir, workers=workers)
-    net = trained_supernet(run)
+    net = sampled_supernet(run)
     recalibrate = expect(ranking, "recalibrate", int, ranking_path, hint=hint)
     evaluator = Evaluator(net, data, torch.device("cpu"), recalibrate=recalibrate)
     images = data.probe(PROBES)
@@ -159,9 +158,10 @@ def find_candidate(run: RunDirectory, wanted: str) -> Candidate:
 def describe(run: RunDirectory, candidate: Candidate, ranking: dict[str, Any], *, is_winner: bool) -> dict[str, Any]:
     """What the "pgnas" section of config.json says besides the structure. Only numbers that stand in the run."""
     train, sample = run.require("train"), run.require("sample")
-    data = {k: v for k, v in train["data"].items() if k not in ("location", "class_names")}
-    if str(data.get("spec", "")).startswith("folder:"):
-        data["spec"] = "folder:" + Path(str(data["spec"]).removeprefix("folder:")).name
+    data = {k: v for k, v in train["data"].items() if k not in ("location", "class_names", "corrupt")}
+    for prefix in ("folder:", "wds/"):
+        if str(data.get("spec", "")).startswith(prefix):
+            data["spec"] = prefix + Path(str(data["spec"]).removeprefix(prefix)).name
     scores: dict[str, Any] = {"selection_accuracy": None, "test_accuracy": None}
     if is_winner:
         scores = {name: ranking[name] for name in scores}
@@ -198,5 +198,5 @@ def load_run_candidate(
             f"{run.rank_path / 'ranking.json'}: key 'recalibrate' is missing", f"pgnas rank --force --run {run.path}"
         )
     data = same_data(run, data_dir=data_dir)
-    evaluator = Evaluator(trained_supernet(run), data, torch.device("cpu"), recalibrate=recalibrate)
+    evaluator = Evaluator(sampled_supernet(run), data, torch.device("cpu"), recalibrate=recalibrate)
     return evaluator, find_candidate(run, candidate_id)

@@ -28,6 +28,7 @@ def sample(
     n: int | None = None,
     *,
     strategy: str = "posterior",
+    source: str = "final",
     drop_prob: float | None = None,
     seed: int = 0,
     max_params: float | None = None,
@@ -42,6 +43,8 @@ def sample(
         n: how many; None for what the run's recipe says (`sampling.candidates`).
         strategy: "posterior", or "uniform" at the rate `drop_prob` (a run that was trained with --fixed-drop draws at
             its own rate if none is named).
+        source: "final": the posterior and the weights at the end of the training; "soft": as they were before it
+            committed to one candidate (recipes with commit.at).
         drop_prob: rate of the uniform strategy.
         seed: of the draws.
         max_params, max_macs: limits of the exact cost.
@@ -56,8 +59,8 @@ def sample(
         UsageError: see `sample_candidates`.
     """
     run.begin("sample", force=force)
-    net = trained_supernet(run)
-    n = restore.run_recipe(run).sampling.candidates if n is None else n
+    net = trained_supernet(run, source=source)
+    n = restore.default_candidates(run, source) if n is None else n
     posterior = net.posterior()
     trained_rate = run.require("train").get("fixed_drop")
     if strategy == "uniform" and drop_prob is None and isinstance(trained_rate, float):
@@ -75,6 +78,7 @@ def sample(
         "candidates": len(found),
         "asked": n,
         "strategy": strategy,
+        "source": source,
         "drop_prob": drop_prob,
         "seed": seed,
         "max_params": max_params,
@@ -89,10 +93,16 @@ def sample(
         "seconds": time.perf_counter() - started,
     }
     run.finish("sample", record)
-    return {**record, "warnings": _warnings(record, trained_rate)}
+    committed = source == "final" and run.require("train").get("soft") is not None
+    return {**record, "warnings": _warnings(record, trained_rate, committed=committed)}
 
 
-def _warnings(record: dict[str, Any], trained_rate: float | None) -> list[str]:
+def sampled_supernet(run: RunDirectory, device: torch.device | str = "cpu") -> Supernet:
+    """The supernet that a run's candidates were drawn from, and have their weights from."""
+    return trained_supernet(run, device, source=run.require("sample").get("source", "final"))
+
+
+def _warnings(record: dict[str, Any], trained_rate: float | None, *, committed: bool) -> list[str]:
     """What the user should know of a set that was drawn."""
     lines = []
     if record["strategy"] == "uniform" and record["drop_prob"] != trained_rate:
@@ -102,9 +112,12 @@ def _warnings(record: dict[str, Any], trained_rate: float | None) -> list[str]:
             "a fair uniform baseline is trained and drawn at the same rate (train --fixed-drop)"
         )
     if record["candidates"] < record["asked"]:
+        many = "candidates" if record["candidates"] > 1 else "candidate"
+        instead = "; the training committed to it: --from soft draws from its posterior before" if committed else ""
         lines.append(
-            f"{record['candidates']} distinct candidates in {record['draws']} draws, {record['asked']} were asked for "
+            f"{record['candidates']} distinct {many} in {record['draws']} draws, {record['asked']} were asked for "
             f"({record['duplicates']} repeated, {record['too_large']} above the limits, {record['unusable']} unusable)"
+            f"{instead}"
         )
     return lines
 

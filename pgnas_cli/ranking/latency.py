@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor, nn
+
+from pgnas_cli.supernet.timing import interleaved
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class Latency:
     runs: int
 
 
-@torch.inference_mode()
 def measure(
     networks: Mapping[str, nn.Module], images: Tensor, *, runs: int = 20, warmup: int = 3
 ) -> dict[str, Latency]:
@@ -41,17 +41,9 @@ def measure(
         runs: measured passes each, at least 4.
         warmup: passes before that.
     """
-    times: dict[str, list[float]] = {name: [] for name in networks}
-    for turn in range(warmup + runs):
-        for name, network in networks.items():
-            started = time.perf_counter()
-            network(images)
-            if images.device.type == "cuda":
-                torch.cuda.synchronize(images.device)
-            if turn >= warmup:
-                times[name].append(time.perf_counter() - started)
+    calls = [partial(network, images) for network in networks.values()]
     found = {}
-    for name, seconds in times.items():
+    for name, seconds in zip(networks, interleaved(calls, images.device, runs=runs, warmup=warmup), strict=True):
         low, median, high = statistics.quantiles(seconds, n=4)
         found[name] = Latency(median, low, high, len(images), runs)
     return found

@@ -15,14 +15,14 @@ import numpy as np
 from pgnas_cli import restore
 from pgnas_cli.errors import DataError, RunError, UsageError
 from pgnas_cli.posterior.candidate import Candidate
-from pgnas_cli.ranking.candidates import read_candidates
+from pgnas_cli.ranking.candidates import read_candidates, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.intervals import wilson
 from pgnas_cli.run import RunDirectory, replace_folder, write_json, write_jsonl
 from pgnas_cli.training.data import Data
-from pgnas_cli.training.loop import trained_supernet
+from pgnas_cli.training.devices import choose_device
 from pgnas_cli.training.objective import Score
-from pgnas_cli.training.setup import choose_device, open_run_data
+from pgnas_cli.training.setup import open_run_data
 
 METHODS = ("exhaustive",)
 CONFIDENCE = 0.95
@@ -96,7 +96,7 @@ def rank(
     chosen = choose_device(device, gpus)
     candidates = read_candidates(run)
     data = same_data(run, data_dir=data_dir, workers=workers)
-    evaluator = Evaluator(trained_supernet(run, chosen), data, chosen, recalibrate=recalibrate)
+    evaluator = Evaluator(sampled_supernet(run, chosen), data, chosen, recalibrate=recalibrate)
 
     started = time.perf_counter()
     scores = score_all(evaluator, candidates, report)
@@ -204,7 +204,8 @@ def same_data(run: RunDirectory, *, data_dir: Path | None = None, workers: int |
     """The data set that the run was trained with.
 
     Raises:
-        DataError: it has changed since: another selection split, or other classes.
+        DataError: it has changed since: other images, labels, or splits (by the checksums of Data.describe), or other
+            classes.
     """
     recipe = restore.run_recipe(run)
     trained = run.require("train").get("data")
@@ -225,6 +226,7 @@ def same_data(run: RunDirectory, *, data_dir: Path | None = None, workers: int |
     if changed:
         raise DataError(
             f"{recipe.data.name} has changed since training: {changed[0]}",
-            "rank with the data that the supernet was trained on, or train again",
+            "put back what the supernet was trained on (--data-dir names another place), or train again: "
+            f"pgnas train --run {run.path} --data {recipe.data.name} --force",
         )
     return data

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pgnas_cli.recipe.annealing import Annealing
 from pgnas_cli.recipe.budget import Budget
 from pgnas_cli.recipe.check import check
+from pgnas_cli.recipe.commit import Commit
 from pgnas_cli.recipe.compute import Compute
 from pgnas_cli.recipe.data import Augmentation, Data
 from pgnas_cli.recipe.objective import Objective
@@ -18,6 +19,7 @@ __all__ = [
     "Annealing",
     "Augmentation",
     "Budget",
+    "Commit",
     "Compute",
     "Data",
     "Objective",
@@ -68,6 +70,7 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     data: Data = field(default_factory=Data)
     annealing: Annealing = field(default_factory=Annealing)
+    commit: Commit = field(default_factory=Commit)
     compute: Compute = field(default_factory=Compute)
     sampling: Sampling = field(default_factory=Sampling)
     adapted: Adapted = field(default_factory=Adapted)
@@ -86,9 +89,11 @@ class Recipe:
         )
 
     @property
-    def mixes(self) -> bool:
-        """Whether images of a batch are mixed (mixup or cutmix)."""
-        return self.data.mixup > 0 or self.data.cutmix > 0
+    def commit_epoch(self) -> int | None:
+        """Epochs before the commit, at least one, and one is left after it; None where there is no commit."""
+        if self.commit.at is None or self.budget.given is None or self.schedule.epochs < 2:
+            return None
+        return min(self.schedule.epochs - 1, max(1, round(self.commit.at * self.schedule.epochs)))
 
     def resolved_num_examples(self, num_train: int) -> float:
         """N of the objective."""

@@ -9,7 +9,7 @@ from pgnas_cli.recipe.check import check
 
 @dataclass(frozen=True)
 class Annealing:
-    """What changes about the gates over the course of a training, in shares of its steps.
+    """What changes about the gates over the course of a training, in shares of its steps (those before a commit).
 
     The temperature falls geometrically from objective.temperature to temperature_end, between the end of the warm-up
     and the last step.

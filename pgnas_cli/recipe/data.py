@@ -12,8 +12,8 @@ class Augmentation:
     """What happens to training images besides the crop and the flip, which every set gets as it suits it.
 
     All draws depend on (seed, epoch, place in the epoch) only. Sets in memory are augmented in this order before they
-    are cropped and flipped, image files after it; cutout comes last in both. AutoAugment and colour jitter keep grey
-    images grey: what changes their saturation leaves them as they are.
+    are cropped and flipped, image files after it; cutout and random erasing come last in both. AutoAugment and colour
+    jitter keep grey images grey: what changes their saturation leaves them as they are.
 
     Args:
         cutout: side of a square that is blanked in each training image, in pixels; 0 for none (DeVries and Taylor,
@@ -90,7 +90,8 @@ class Data(Augmentation):
     """The images, and how they are augmented (see Augmentation).
 
     Args:
-        name: digits, folder:DIR, torch/NAME; None takes what the command line or the environment says.
+        name: digits, folder:DIR, wds/DIR, torch/NAME, hfds/NAME; None takes what the command line or the environment
+            says.
         dir: where torchvision sets lie; None means ./data.
         batch_size: images a step, over all processes together.
         selection: share of the training images kept for selection (above 1: their number).

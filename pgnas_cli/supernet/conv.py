@@ -6,18 +6,26 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
+from pgnas_cli.supernet import weight_norms
 from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE, Gate
+from pgnas_cli.supernet.masked_conv import ConvGeometry, masked_conv2d
 from pgnas_cli.supernet.surrogate import SurrogateConv2d
 
 
 class _Gated(nn.Module):
-    """Puts a gate before the layer class that stands behind it in the order of resolution."""
+    """Puts a gate before the layer class that stands behind it in the order of resolution.
+
+    `tapped_weight` is the weight that a supernet's forward pass reads, see `weight_norms.tap`; outside of it None.
+    """
 
     gate: Gate
     weight: Tensor
+    tapped_weight: Tensor | None = None
 
     @classmethod
     def from_layer(cls, layer: nn.Module, gate: Gate) -> Self:
@@ -29,13 +37,22 @@ class _Gated(nn.Module):
         wrapped: Self = gated
         return wrapped
 
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = super().forward(self.gate(x))
-        return found
+    @property
+    def used_weight(self) -> Tensor:
+        """The weight to compute with."""
+        return self.weight if self.tapped_weight is None else self.tapped_weight
 
     def squared_norms(self) -> Tensor:
         """[G] squared norm of the weight slices that read each group's inputs."""
-        return _group_squared_norms(self.weight, self.gate, getattr(self, "groups", 1))
+        return weight_norms.squared_norms(self.weight, *self._grouping())
+
+    def tap(self) -> Tensor:
+        """The same norms, their gradient joined to that of the next forward passes; sets `tapped_weight`."""
+        self.tapped_weight, norms_G = weight_norms.tap(self.weight, *self._grouping())
+        return norms_G
+
+    def _grouping(self) -> tuple[tuple[int, ...], Tensor, int]:
+        return self.gate.sizes, self.gate.group_of_channel, getattr(self, "groups", 1)
 
 
 class SearchConv2d(_Gated, nn.Conv2d):
@@ -46,11 +63,32 @@ class SearchConv2d(_Gated, nn.Conv2d):
 
     plain_class: type[nn.Conv2d] = nn.Conv2d
 
+    def forward(self, x: Tensor) -> Tensor:
+        keep_BK = self.gate.keep(x)
+        if keep_BK is None and self.tapped_weight is None:
+            return super().forward(x)
+        return self._compute(x, keep_BK, self.used_weight)
+
+    def _compute(self, x: Tensor, keep_BK: Tensor | None, weight: Tensor) -> Tensor:
+        if keep_BK is None:
+            return self._conv_forward(x, weight, self.bias)
+        if isinstance(self.padding, str) or self.padding_mode != "zeros":
+            return self._conv_forward(x * keep_BK.to(x.dtype)[:, :, None, None], weight, self.bias)
+        geometry = ConvGeometry(self.stride, self.padding, self.dilation, self.groups)
+        return masked_conv2d(x, keep_BK, weight, self.bias, geometry)
+
 
 class SearchConv2dSame(SearchConv2d, Conv2dSame):
     """The same for timm's convolution with TensorFlow's `same` padding."""
 
     plain_class = Conv2dSame
+
+    def _compute(self, x: Tensor, keep_BK: Tensor | None, weight: Tensor) -> Tensor:
+        x = pad_same(x, list(weight.shape[-2:]), list(self.stride), list(self.dilation))
+        geometry = ConvGeometry(self.stride, (0, 0), self.dilation, self.groups)
+        if keep_BK is None:
+            return F.conv2d(x, weight, self.bias, *geometry)
+        return masked_conv2d(x, keep_BK, weight, self.bias, geometry)
 
 
 class SearchSurrogate(SearchConv2d, SurrogateConv2d):
@@ -62,19 +100,33 @@ class SearchLinear(_Gated, nn.Linear):
 
     plain_class: type[nn.Linear] = nn.Linear
 
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.gate(x), self.used_weight, self.bias)
+
 
 SearchLayer = SearchConv2d | SearchLinear
 
 
-def _group_squared_norms(weight: Tensor, gate: Gate, conv_groups: int) -> Tensor:
-    if len(gate.sizes) == 1:
-        return weight.square().sum().view(1)
-    # weight [O, K/groups, ...]: the slice of conv group j reads channels j*K/groups ...
-    per_channel = weight.square().flatten(2).sum(2) if weight.ndim > 2 else weight.square()
-    per_channel = per_channel.unflatten(0, (conv_groups, -1)).sum(1).flatten()
-    if len(gate.sizes) == gate.channels:
-        return per_channel
-    return per_channel.new_zeros(len(gate.sizes)).index_add(0, gate.group_of_channel, per_channel)
+class TappedNorms:
+    """The squared norms of all layers' groups, tapped from the weights that one forward pass reads.
+
+    It holds on to weights only, not to activations. Good for one use while the weights stay as they are.
+
+    Args:
+        layers: the gated layers; each gets its `tapped_weight`.
+    """
+
+    def __init__(self, layers: Sequence[SearchLayer]) -> None:
+        self.norms_G = torch.cat([layer.tap() for layer in layers])
+        self._state = self._describe(layers)
+
+    def current(self, layers: Sequence[SearchLayer]) -> bool:
+        """Whether the norms are still those of these layers, and differentiable if they have to be."""
+        return self._state == self._describe(layers)
+
+    @staticmethod
+    def _describe(layers: Sequence[SearchLayer]) -> list[tuple[object, ...]]:
+        return [(id(layer.weight), layer.weight.data_ptr(), layer.weight._version, id(layer.gate)) for layer in layers]
 
 
 def search_layer(

@@ -23,6 +23,8 @@ from pgnas_cli.errors import UsageError
 
 INITIAL_DROP = 0.1
 TEMPERATURE = 0.2
+NOISES = ("example", "batch")
+"""What a draw is made for: every example, or a whole batch."""
 
 
 def logistic_noise(
@@ -38,12 +40,15 @@ def logistic_noise(
         device: where to draw.
         generator: source of the draw; the device's default generator if None.
     """
-    u = torch.rand(tuple(shape), device=device, generator=generator, dtype=torch.float32)
-    u = u.clamp_(2.0**-25, 1.0 - 2.0**-24)
-    return u.log() - torch.log1p(-u)
+    return logistic(torch.rand(tuple(shape), device=device, generator=generator, dtype=torch.float32))
 
 
-def relaxed_keep(drop_logit: Tensor, noise: Tensor, temperature: float) -> Tensor:
+def logistic(uniform: Tensor) -> Tensor:
+    """log u - log(1 - u), for u kept 2^-25 away from 0 and 2^-24 from 1: finite also where a draw is 0."""
+    return uniform.clamp(2.0**-25, 1.0 - 2.0**-24).logit_()
+
+
+def relaxed_keep(drop_logit: Tensor, noise: Tensor, temperature: float | Tensor) -> Tensor:
     """1 - drop with drop = sigmoid((drop_logit + noise) / temperature) (Eq. 16): a relaxed Bernoulli(1 - p) draw.
 
     P(drop > 1/2) = p for every temperature, and drop tends to a hard 0/1 draw as the temperature tends to 0. (The
@@ -53,7 +58,7 @@ def relaxed_keep(drop_logit: Tensor, noise: Tensor, temperature: float) -> Tenso
     Args:
         drop_logit: log p - log(1 - p), broadcastable against `noise`.
         noise: standard logistic draws, see `logistic_noise`.
-        temperature: tau > 0.
+        temperature: tau > 0, a number or broadcastable.
 
     Returns:
         Values in [0, 1], of the broadcast shape.
@@ -109,7 +114,9 @@ class Gate(nn.Module):
     """Drops input channels of one layer with a learned probability per group.
 
     Training: each example draws its own mask, keep_BK = sigmoid(-(drop_logit + logit(u)) / tau), and the output is
-    x * keep, without a 1/(1-p) rescaling (phi = m * eps, not inverted dropout). Evaluation: the identity.
+    x * keep, without a 1/(1-p) rescaling (phi = m * eps, not inverted dropout). Evaluation, and with `enabled` off: the
+    identity. A supernet draws the masks of all its gates at once and leaves them in `drawn` for its forward pass; a
+    gate alone draws for itself. With `noise` "batch" all examples of a batch share one draw.
     With `fixed_drop` set (the uniform baseline) training draws hard Bernoulli masks at that constant rate instead; the
     rescaling that ordinary dropout has is left out there too, since the layer behind it is linear and followed by a
     normalisation: it only changes the scale of the weights, and candidates can then be drawn unscaled.
@@ -134,6 +141,9 @@ class Gate(nn.Module):
         self.sizes = tuple(int(size) for size in sizes)
         self.temperature = temperature
         self.fixed_drop: float | None = None
+        self.noise = NOISES[0]
+        self.enabled = True
+        self.drawn: Tensor | None = None
         self.drop_logit = nn.Parameter(torch.full((len(self.sizes),), logit(initial_drop)))
         index = [group for group, size in enumerate(self.sizes) for _ in range(size)]
         self.register_buffer("group_of_channel", torch.tensor(index), persistent=False)
@@ -162,16 +172,21 @@ class Gate(nn.Module):
             return values_G.expand(self.channels)
         return values_G if len(self.sizes) == self.channels else values_G[self.group_of_channel]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        shape = (x.shape[0], self.channels)
+    def keep(self, x: Tensor) -> Tensor | None:
+        """[B, K] float32 (or [1, K], shared by all examples) to multiply the inputs x with; None is the identity."""
+        if not (self.training and self.enabled):
+            return None
+        if self.drawn is not None and len(self.drawn) in (1, len(x)):
+            return self.drawn
+        shape = (1 if self.noise == "batch" else x.shape[0], self.channels)
         if self.fixed_drop is not None:
-            keep_BK = (torch.rand(shape, device=x.device) >= self.fixed_drop).to(x.dtype)
-        else:
-            noise_BK = logistic_noise(shape, device=x.device)
-            keep_BK = relaxed_keep(self.per_channel(self.drop_logit.float()), noise_BK, self.temperature).to(x.dtype)
-        return x * keep_BK.view(*shape, *[1] * (x.ndim - 2))
+            return (torch.rand(shape, device=x.device) >= self.fixed_drop).float()
+        noise_BK = logistic_noise(shape, device=x.device)
+        return relaxed_keep(self.per_channel(self.drop_logit.float()), noise_BK, self.temperature)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep_BK = self.keep(x)
+        return x if keep_BK is None else x * keep_BK.to(x.dtype).view(*keep_BK.shape, *[1] * (x.ndim - 2))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={len(self.sizes)}, temperature={self.temperature}"

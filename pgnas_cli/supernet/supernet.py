@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -17,9 +17,9 @@ from pgnas_cli.plugin import BuildSpec
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.posterior.posterior import LayerPosterior, Masks, Posterior
 from pgnas_cli.posterior.sampling import Assessment, resolve
-from pgnas_cli.supernet.conv import SearchConv2d, SearchLayer, SearchLinear, search_layer
 from pgnas_cli.supernet.cost import SupernetCost
-from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE, Gate, bernoulli_kl, weight_prior
+from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE
+from pgnas_cli.supernet.gated_network import GatedNetwork
 from pgnas_cli.supernet.surrogate import SurrogateConv2d
 
 
@@ -37,10 +37,11 @@ class Inherited:
     started_anew: tuple[str, ...]
 
 
-class Supernet(nn.Module):
+class Supernet(GatedNetwork):
     """A network with learned drop probabilities on the inputs of its searchable layers.
 
-    In training mode every example draws its own relaxed masks; in evaluation mode everything is kept, unscaled.
+    In training mode every example draws its own relaxed masks, those of all gates at once; in evaluation mode
+    everything is kept, unscaled.
 
     Args:
         backbone: any network that maps images [B, C, H, W] to logits. Its layers are replaced in place; parameters and
@@ -67,8 +68,7 @@ class Supernet(nn.Module):
         initial_drop: float = INITIAL_DROP,
         temperature: float = TEMPERATURE,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone)
         self.input_size = input_size
         self.spec = spec
         self.inherited: Inherited | None = None
@@ -76,75 +76,7 @@ class Supernet(nn.Module):
         self._kept: compaction.Cost | None = None
         self._add_gates(gate_groups, initial_drop=initial_drop, temperature=temperature)
 
-    def _add_gates(self, gate_groups: Mapping[str, Sequence[int]], **options: float) -> None:
-        for name, sizes in gate_groups.items():
-            parent, _, child = name.rpartition(".")
-            try:
-                owner = self.backbone.get_submodule(parent)
-                layer = search_layer(owner.get_submodule(child), sizes, **options)
-            except (AttributeError, ValueError) as error:
-                raise ValueError(f"gate_groups names {name!r}: {error}") from error
-            setattr(owner, child, layer)
-        prefixes = tuple(f"{prefix}." for prefix in getattr(self.backbone, "training_only", ()))
-        self._search_layers: dict[str, SearchLayer] = {}
-        self._training_layers: dict[str, SearchLayer] = {}
-        for name, module in self.backbone.named_modules():
-            if isinstance(module, SearchConv2d | SearchLinear):
-                layers = self._training_layers if prefixes and name.startswith(prefixes) else self._search_layers
-                layers[name] = module
-
-    def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.backbone(images))
-
     # ---- the gates ----
-
-    @property
-    def search_layers(self) -> dict[str, SearchLayer]:
-        """Layer name (as in the backbone) -> gated layer, in the network's order; without heads for training only."""
-        return self._search_layers
-
-    @property
-    def _gated_layers(self) -> list[SearchLayer]:
-        """Every gated layer, also those of heads for training only."""
-        return [*self._search_layers.values(), *self._training_layers.values()]
-
-    @property
-    def gates(self) -> dict[str, Gate]:
-        """Layer name -> its gate (p, sizes), in the network's order."""
-        return {name: layer.gate for name, layer in self.search_layers.items()}
-
-    def gate_parameters(self) -> list[nn.Parameter]:
-        """The drop logits."""
-        return [layer.gate.drop_logit for layer in self._gated_layers]
-
-    def weight_parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained besides the drop logits."""
-        logits = {id(parameter) for parameter in self.gate_parameters()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in logits]
-
-    def set_granularity(self, granularity: str) -> None:
-        """Give every channel a probability of its own, started at its group's ("channel"), or nothing ("group")."""
-        if granularity != "channel":
-            return
-        for layer in self._gated_layers:
-            old = layer.gate
-            new = Gate([1] * old.channels, temperature=old.temperature).to(old.drop_logit.device)
-            new.fixed_drop = old.fixed_drop
-            with torch.no_grad():
-                new.drop_logit.copy_(old.per_channel(old.drop_logit))
-            layer.gate = new.train(old.training)
-
-    def set_gates(
-        self, *, initial_drop: float | None = None, temperature: float | None = None, fixed_drop: float | None = None
-    ) -> None:
-        """Set what is given on every gate; `fixed_drop` is always set, None makes the probabilities learned ones."""
-        for gate in (layer.gate for layer in self._gated_layers):
-            gate.fixed_drop = fixed_drop
-            if temperature is not None:
-                gate.temperature = temperature
-            if initial_drop is not None:
-                with torch.no_grad():
-                    gate.drop_logit.fill_(float(np.log(initial_drop) - np.log1p(-initial_drop)))
 
     def gate_stem(self) -> None:
         """Gate also the convolutions that read the image, one group each.
@@ -163,19 +95,9 @@ class Supernet(nn.Module):
         ]
         self._gate_also([*self.graph.writes_output, *heads])
 
-    def _gate_also(self, names: Iterable[str]) -> None:
-        groups = {}
-        for name in names:
-            layer = self.backbone.get_submodule(name)
-            if not isinstance(layer, SearchConv2d | SearchLinear):
-                groups[name] = [layer.in_features if isinstance(layer, nn.Linear) else cast(int, layer.in_channels)]
-        self._add_gates(groups)
-
     def set_drop_path(self, rate: float) -> None:
         """Drop whole branches in training, each DropPath with an attribute `depth_share` at `rate` times that share."""
-        for module in self.backbone.modules():
-            if "depth_share" in vars(module):
-                vars(module)["drop_prob"] = rate * vars(module)["depth_share"]
+        set_drop_path(self.backbone, rate)
 
     def auxiliary_logits(self) -> Tensor | None:
         """The auxiliary head's logits [B, C] of the last forward pass in training mode; None without such a head."""
@@ -197,45 +119,6 @@ class Supernet(nn.Module):
                 p = torch.sigmoid(gate.drop_logit.detach().double()).cpu().numpy()
             layers[name] = LayerPosterior(p, gate.sizes)
         return Posterior(layers)
-
-    # ---- the objective ----
-
-    def kl(self, *, l2: float, num_examples: float, prior_drop: float = 0.5) -> Tensor:
-        """Both KL terms, already divided by N:
-
-            (1/N) * sum over groups [ l2 * (1 - p) * ||W_group||^2 + K_group * KL(Bern(p) || Bern(u0)) ]
-
-        W_group is the slice of the layer's weight that reads the group's channels, K_group their number. `l2` has no
-        factor 1/2 (Eq. 15 has one; the authors' program, whose published values are used, has not).
-
-        Args:
-            l2: squared length scale of the weight prior.
-            num_examples: N.
-            prior_drop: u0 of the architecture prior.
-
-        Returns:
-            Scalar tensor, differentiable in the weights and the drop logits. Zhou et al. 2020, Eq. 11-15.
-        """
-        layers = self._gated_layers
-        if not layers:
-            return next(self.parameters()).new_zeros(())
-        norms = torch.cat([layer.squared_norms() for layer in layers])
-        if layers[0].gate.fixed_drop is not None:
-            # the uniform baseline: nothing is learned about the masks, and the weights have an ordinary penalty
-            return l2 * norms.sum() / num_examples
-        logits = torch.cat([layer.gate.drop_logit for layer in layers])
-        sizes = torch.tensor([size for layer in layers for size in layer.gate.sizes], dtype=logits.dtype)
-        divergence = sizes.to(logits.device) * bernoulli_kl(logits, prior_drop)
-        return (weight_prior(logits, norms, l2) + divergence).sum() / num_examples
-
-    def ungated_penalty(self) -> Tensor:
-        """Squared norm of the weights of all ungated convolutions, scalar."""
-        squares = [
-            module.weight.square().sum()
-            for module in self.backbone.modules()
-            if isinstance(module, nn.Conv2d) and not isinstance(module, SearchConv2d)
-        ]
-        return torch.stack(squares).sum() if squares else next(self.parameters()).new_zeros(())
 
     # ---- sizes ----
 
@@ -352,3 +235,10 @@ class Supernet(nn.Module):
         """
         masks = candidate.masks if isinstance(candidate, Candidate) else candidate
         return compaction.compact(self._folded_graph(masks), self.backbone, masks, layout=layout)
+
+
+def set_drop_path(backbone: nn.Module, rate: float) -> None:
+    """Give each DropPath with an attribute `depth_share` the rate `rate` times that share."""
+    for module in backbone.modules():
+        if "depth_share" in vars(module):
+            vars(module)["drop_prob"] = rate * vars(module)["depth_share"]

@@ -1,4 +1,4 @@
-"""Augmentation besides crop and flip: AutoAugment, colour jitter and rotation of images in memory.
+"""Augmentation besides crop and flip: AutoAugment, RandAugment, colour jitter and rotation of images in memory.
 
 An operation takes uint8 images [B, C, H, W] (C is 1 or 3) with its own draws, one row per image, and returns uint8
 images of that shape. Draws are made for a whole epoch on the CPU, and no image sees another: what becomes of an image
@@ -10,15 +10,18 @@ Shapes: n places of an epoch, B images of a batch, C channels, H height, W width
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from pgnas_cli.errors import UsageError
 from pgnas_cli.recipe import Augmentation
-from pgnas_cli.training.seeds import generator_from
+from pgnas_cli.training.seeds import generator_from, seeded
 
 if TYPE_CHECKING:
     from torchvision.transforms import AutoAugment
@@ -29,18 +32,25 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 """(uint8 images [B, C, H, W], draws [B, ...]) -> uint8 images of the same shape."""
 
 
-def operations(options: Augmentation, n: int, key: str) -> list[tuple[Operation, Tensor]]:
+def operations(
+    options: Augmentation, n: int, key: str, mean: Sequence[float] = (0.5,)
+) -> list[tuple[Operation, Tensor]]:
     """What is done to the images of an epoch before they are cropped, in this order, each with its draws [n, ...].
 
     Args:
         options: which operations, and how strong.
         n: places of the epoch.
         key: what the draws are derived from.
+        mean: of the pixels, for each channel, in [0, 1]: what RandAugment fills with.
     """
     found: list[tuple[Operation, Tensor]] = []
     if options.auto_augment:
         operation = functools.partial(auto_augment, policy=options.auto_augment)
         found.append((operation, draw_auto_augment(n, options.auto_augment, generator_from(f"{key}/auto_augment"))))
+    if options.rand_augment:
+        transform = file_rand_augment(options.rand_augment, mean)
+        operation = functools.partial(rand_augment, transform=transform, key=f"{key}/rand_augment")
+        found.append((operation, torch.arange(n)))
     if options.color_jitter:
         found.append((color_jitter, draw_color_jitter(n, options.color_jitter, generator_from(f"{key}/color_jitter"))))
     if options.rotation:
@@ -109,6 +119,59 @@ def _operation(policy: str, pair: int, slot: int, sign: int) -> Callable[[Tensor
     drawn = 0, torch.zeros(1), torch.tensor([sign])
     module.get_params = lambda transform_num: drawn
     return module
+
+
+# ---- RandAugment ----
+
+
+def file_rand_augment(spec: str, mean: Sequence[float]) -> Callable[[Image.Image], Image.Image]:
+    """timm's own RandAugment, which draws from numpy and random: for images that come one by one.
+
+    Cubuk et al., RandAugment: Practical Automated Data Augmentation with a Reduced Search Space, CVPR Workshops 2020.
+
+    Args:
+        spec: such as "rand-m9-mstd0.5".
+        mean: of the pixels, for each channel, in [0, 1]: what an image that was moved is filled with.
+
+    Raises:
+        UsageError: timm does not understand the spec.
+    """
+    from timm.data.auto_augment import rand_augment_transform
+
+    fill = tuple(min(255, round(255 * value)) for value in mean)
+    try:
+        transform = rand_augment_transform(spec, {"img_mean": fill})
+    except (AssertionError, ValueError) as error:
+        raise UsageError(
+            f"data.rand_augment is {spec!r}, which timm does not understand", "--set data.rand_augment=rand-m9-mstd0.5"
+        ) from error
+    for operation in transform.ops:
+        if operation.name.startswith("Posterize"):
+            operation.level_fn = functools.partial(_bits_to_keep, operation.level_fn)
+    found: Callable[[Image.Image], Image.Image] = transform
+    return found
+
+
+def _bits_to_keep(level_fn: Callable[[float, Any], tuple[int]], level: float, hparams: Any) -> tuple[int]:
+    """What timm's `level_fn` asks for, but 1 or more: Pillow 13 refuses none, which made a black image before."""
+    return (max(1, *level_fn(level, hparams)),)
+
+
+def rand_augment(images_BCHW: Tensor, place_B: Tensor, *, transform: Callable[[Any], Any], key: str) -> Tensor:
+    """timm's RandAugment of each image, through PIL, every draw derived from `key` and the image's place.
+
+    Args:
+        images_BCHW: uint8, C is 1 or 3.
+        place_B: int64, place of each image in the epoch.
+        transform: of file_rand_augment.
+    """
+    pixels = images_BCHW.cpu().permute(0, 2, 3, 1).numpy()
+    found = []
+    for image_HWC, place in zip(pixels, place_B.tolist(), strict=True):
+        with seeded(f"{key}/{place}"):
+            image = transform(Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC))
+        found.append(np.asarray(image).reshape(image_HWC.shape))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous().to(images_BCHW.device)
 
 
 # ---- colour ----

@@ -1,16 +1,17 @@
-"""Holding the expected size of the network at a target while the posterior trains.
+"""Holding the expected cost of the network at a target while the posterior trains.
 
-E[parameters] of the compact network is a differentiable function C of the drop logits a. The constrained problem
+The expected cost of the compact network - parameters, multiply-adds, or latency by a table - is a differentiable
+function C of the drop logits a. The constrained problem
 
     minimise loss(a)   subject to   C(a) = target
 
 has the stationarity condition  dloss/da + lambda * dC/da = 0. Instead of integrating the violation into lambda, which
 stalls when logits saturate, each correction solves for it. The gates' optimiser makes its own steps with a
 preconditioner P (Adam: 1 / sqrt of the second moment; SGD: 1); then a is moved along -P * dC/da by the one multiplier
-lambda that brings C to the target (Newton's method on a scalar, C being smooth and monotone in each logit). Optimiser
-steps and correction together are the optimiser's steps on loss + lambda * C, so a fixed point satisfies the condition
-above, up to the size of a step; and the target is met after every correction, not only in the limit. The training loop
-corrects every few steps, and after the last.
+lambda that brings C to the target (Newton's method on a scalar, C being smooth, or for a latency piecewise so, and
+monotone in each logit but for noise of the table). Optimiser steps and correction together are the optimiser's steps
+on loss + lambda * C, so a fixed point satisfies the condition above, up to the size of a step; and the target is met
+after every correction, not only in the limit. The training loop corrects every few steps, and after the last.
 
 The target falls linearly from the initial expectation to its final value, so that no group is dropped before the
 likelihood has had a say.
@@ -25,8 +26,23 @@ import torch
 from torch import Tensor, nn
 
 from pgnas_cli.errors import UsageError
+from pgnas_cli.recipe import Recipe
 from pgnas_cli.sizes import Relative, parse_count
+from pgnas_cli.supernet.latency import LatencyTable
 from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.cost_target import Target, find_target, sampled_cost
+
+__all__ = [
+    "LOGIT_BOUND",
+    "CostBudget",
+    "Target",
+    "clamp_logits",
+    "make_budget",
+    "reachable",
+    "resolve_target",
+    "sampled_cost",
+    "uniform_rate",
+]
 
 LOGIT_BOUND = 6.0
 """Drop logits stay within +-6 (p within 0.0025 .. 0.9975): beyond, the relaxed sample has no gradient left."""
@@ -52,22 +68,22 @@ def clamp_logits(logits: Sequence[Tensor], bound: float = LOGIT_BOUND) -> None:
 
 
 def _counted(net: Supernet) -> list[nn.Parameter]:
-    """The drop logits that E[parameters] depends on: not those of heads for training only."""
+    """The drop logits that E[cost] depends on: not those of heads for training only."""
     return [gate.drop_logit for gate in net.gates.values()]
 
 
-def reachable(net: Supernet, bound: float = LOGIT_BOUND) -> tuple[float, float]:
-    """Smallest and largest E[parameters] that drop logits within +-bound can give."""
+@torch.no_grad()
+def reachable(net: Supernet, target: Target, bound: float = LOGIT_BOUND) -> tuple[float, float]:
+    """Smallest and largest E[cost], in the target's unit, that drop logits within +-bound can give."""
     logits = _counted(net)
     saved = [logit.detach().clone() for logit in logits]
     found = []
-    with torch.no_grad():
-        for extreme in (bound, -bound):
-            for logit in logits:
-                logit.fill_(extreme)
-            found.append(float(net.cost().expected_params))
-        for logit, old in zip(logits, saved, strict=True):
-            logit.copy_(old)
+    for extreme in (bound, -bound):
+        for logit in logits:
+            logit.fill_(extreme)
+        found.append(float(target.expectation(net)))
+    for logit, old in zip(logits, saved, strict=True):
+        logit.copy_(old)
     return found[0], found[1]
 
 
@@ -105,34 +121,48 @@ def uniform_rate(net: Supernet, target: float) -> float:
             gate.fixed_drop = old
 
 
-class ParameterBudget:
-    """Holds E[parameters] of a supernet at a target that falls over the course of training.
+class CostBudget:
+    """Holds E[cost] of a supernet at a target that falls over the course of training.
 
     Args:
         net: the supernet.
-        target: final E[parameters].
+        target: the cost, and the value that it ends at.
         start, reached: shares of training between which the target falls.
 
     Raises:
         UsageError: no drop probabilities reach the target.
     """
 
-    def __init__(self, net: Supernet, target: float, *, start: float, reached: float) -> None:
-        smallest, largest = reachable(net)
-        if not smallest <= target <= largest:
-            whole = net.kept_cost().params
+    def __init__(self, net: Supernet, target: Target, *, start: float, reached: float) -> None:
+        smallest, largest = reachable(net, target)
+        if not smallest <= target.value <= largest:
+            whole = target.whole(net)
             low, high = math.ceil(100 * smallest / whole) / 100, math.floor(100 * largest / whole) / 100
             raise UsageError(
-                f"E[parameters] cannot be held at {target:.0f}: the gates reach {smallest:.0f} to {largest:.0f}",
-                f"--target-params {low if target < smallest else high:.2f}x",
+                f"E[{target.unit}] cannot be held at {target.shown(target.value)}: "
+                f"the gates reach {target.shown(smallest)} to {target.shown(largest)}",
+                f"{target.option} {low if target.value < smallest else high:.2f}x",
             )
         self.net = net
-        self.target = target
+        self.goal = target
         self.start, self.reached = start, reached
-        with torch.no_grad():
-            self.initial = float(net.cost().expected_params)
+        self.initial = self._current()
         self.multiplier = 0.0
         self.expected = self.initial
+
+    @property
+    def unit(self) -> str:
+        """ "params", "macs" or "latency"."""
+        return self.goal.unit
+
+    @property
+    def target(self) -> float:
+        """E[cost] at the end, in parameters, multiply-adds or seconds."""
+        return self.goal.value
+
+    @torch.no_grad()
+    def _current(self) -> float:
+        return float(self.goal.expectation(self.net))
 
     def target_at(self, progress: float) -> float:
         """The target after a share `progress` of training."""
@@ -151,16 +181,16 @@ class ParameterBudget:
         travelled: float = 1.0,
         tolerance: float = 2e-3,
     ) -> None:
-        """Bring E[parameters] to the target of this moment, along -P * dC/da.
+        """Bring E[cost] to the target of this moment, along -P * dC/da.
 
-        Before `start` the size is free. One or two Newton steps are usual; a saturated posterior may need more.
+        Before `start` the cost is free. One or two Newton steps are usual; a saturated posterior may need more.
 
         Args:
             progress: share of training done.
             metric: parameter -> P, the step that its optimiser makes for a unit gradient at rate 1.
             travelled: the optimiser's rate, summed over the steps since the last correction; it turns the length of
                 the correction into lambda, the `multiplier`.
-            tolerance: relative error of E[parameters] that ends the iteration.
+            tolerance: relative error of E[cost] that ends the iteration.
         """
         if progress < self.start:
             return
@@ -169,15 +199,14 @@ class ParameterBudget:
         scales = [metric(logit) for logit in logits]
         total = 0.0
         for _ in range(20):
-            expected = self.net.cost().expected_params
+            expected = self.goal.expectation(self.net)
             self.expected = float(expected.detach())
             gap = wanted - self.expected
             if abs(gap) <= tolerance * wanted:
                 break
             total += self._newton(logits, scales, torch.autograd.grad(expected, logits), gap)
         else:
-            with torch.no_grad():
-                self.expected = float(self.net.cost().expected_params)
+            self.expected = self._current()
         if travelled > 0:
             self.multiplier = 0.9 * self.multiplier + 0.1 * total / travelled
 
@@ -203,6 +232,12 @@ class ParameterBudget:
             logit.add_((amount * step).clamp_(-LARGEST_MOVE, LARGEST_MOVE)).clamp_(-LOGIT_BOUND, LOGIT_BOUND)
         return -amount
 
+    def log(self, progress: float) -> dict[str, float]:
+        """What log.jsonl holds of it: the target of this moment, the multiplier, and E[latency] in seconds if that is
+        what is held (the other two costs are logged with and without a budget)."""
+        row = {f"target_{self.unit}": self.target_at(progress), "multiplier": self.multiplier}
+        return {**row, "expected_latency": self._current()} if self.unit == "latency" else row
+
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps."""
         return {"initial": self.initial, "multiplier": self.multiplier, "expected": self.expected}
@@ -210,3 +245,20 @@ class ParameterBudget:
     def load_state(self, state: dict[str, float]) -> None:
         """Go on from a checkpoint."""
         self.initial, self.multiplier, self.expected = state["initial"], state["multiplier"], state["expected"]
+
+
+def make_budget(net: Supernet, recipe: Recipe, table: LatencyTable | None = None) -> CostBudget | None:
+    """The budget that a recipe asks for; None if it leaves the size to the priors.
+
+    Args:
+        net: the supernet as it will be trained.
+        recipe: at most one of its targets is set.
+        table: what operations take; needed where the target is a latency.
+
+    Raises:
+        UsageError: no drop probabilities reach the target.
+    """
+    target = find_target(net, recipe.budget, table)
+    if target is None:
+        return None
+    return CostBudget(net, target, start=recipe.budget.start, reached=recipe.budget.reached)

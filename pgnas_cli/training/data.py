@@ -21,9 +21,11 @@ from torch import Tensor
 
 from pgnas_cli.errors import DataError, UsageError, nearest
 from pgnas_cli.recipe import Augmentation
-from pgnas_cli.training import sources
+from pgnas_cli.training import folders, shards, sources
+from pgnas_cli.training.augment import file_rand_augment
 from pgnas_cli.training.memory import ArrayStore, Batch, Epoch, Normalisation, Store
 from pgnas_cli.training.seeds import generator_from
+from pgnas_cli.training.source import Reading, Source
 from pgnas_cli.training.splits import cut_selection, limit_examples
 
 Split = Literal["train", "selection", "test"]
@@ -92,9 +94,9 @@ class Data:
         return len(self.parts["test"].index)
 
     def num_train_batches(self, batch_size: int, world_size: int = 1) -> int:
-        """How many batches train_batches yields.
+        """How many batches train_batches yields from the start of an epoch: num_train // (batch_size * world_size).
 
-        A last incomplete batch is dropped, unless it is the only one.
+        A last incomplete batch is dropped, unless it is the only one. `batch_size` is that of one process.
 
         Raises:
             UsageError: batch_size is below 1.
@@ -119,55 +121,97 @@ class Data:
         *,
         rank: int = 0,
         world_size: int = 1,
+        start: int = 0,
     ) -> Iterator[Batch]:
         """The training images once, shuffled and augmented.
+
+        Batch b of all processes together holds the images order[b * B : (b + 1) * B] for B = batch_size * world_size,
+        and this process has those whose number in the order is rank modulo world_size; how an image is augmented
+        depends on (seed, epoch, its number) only. So the global batches are the same for every number of processes.
 
         Args:
             epoch: which one; order and augmentation depend on (seed, epoch) only.
             batch_size: images a batch, per process.
             rank, world_size: this process takes every world_size-th image, beginning with the rank-th; all get
                 equally many.
+            start: how many batches to leave out at the beginning. Their images are not read, and the others are bit
+                for bit what the whole epoch yields there.
+
+        Returns:
+            An iterator of (x float32 [B, C, H, W], normalised; y int64 [B]), both on `device`. In the place of an image
+            that cannot be read stands the next one in the order that can (see `corrupt`).
+
+        Raises:
+            UsageError, DataError: as num_train_batches does, at once; DataError while iterating if more than 1 % of
+                the images, and more than 10, cannot be read.
+        """
+        batches = self.num_train_batches(batch_size, world_size)
+        if start >= batches:
+            return iter(())
+        part, key = self.parts["train"], f"{self.seed}/epoch/{epoch}"
+        order = part.index[torch.randperm(self.num_train, generator=generator_from(key + "/order"))]
+        take = torch.arange(rank, self.num_train, world_size)[: min(batches * batch_size, self.num_train // world_size)]
+        rest = Epoch(order, take[start * batch_size :], key)
+        return part.store.train_batches(rest, batch_size, torch.device(device), self.norm)
+
+    def eval_batches(
+        self,
+        split: Split,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        limit: int | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[Batch]:
+        """The images of a split once, not augmented, always in the same order; the last batch may be smaller.
+
+        This process takes every world_size-th image, beginning with the rank-th.
+
+        The order is shuffled once by the seed, so that the first `limit` images are a fair sample, and a larger
+        limit adds to those of a smaller one. Images that cannot be read are left out (see `corrupt`).
 
         Returns:
             An iterator of (x float32 [B, C, H, W], normalised; y int64 [B]), both on `device`.
 
         Raises:
-            UsageError, DataError: as num_train_batches does, at once; DataError while iterating if an image
-                cannot be read.
-        """
-        batches = self.num_train_batches(batch_size, world_size)
-        part, key = self.parts["train"], f"{self.seed}/epoch/{epoch}"
-        order = part.index[torch.randperm(self.num_train, generator=generator_from(key + "/order"))]
-        take = torch.arange(rank, self.num_train, world_size)[: min(batches * batch_size, self.num_train // world_size)]
-        return part.store.train_batches(Epoch(order, take, key), batch_size, torch.device(device), self.norm)
-
-    def eval_batches(
-        self, split: Split, batch_size: int, device: torch.device | str = "cpu", limit: int | None = None
-    ) -> Iterator[Batch]:
-        """The images of a split once, not augmented, always in the same order; the last batch may be smaller.
-
-        The order is shuffled once by the seed, so that the first `limit` images are a fair sample, and a larger
-        limit adds to those of a smaller one.
-
-        Returns:
-            An iterator of (x float32 [B, C, H, W], normalised; y int64 [B]), both on `device`.
+            DataError: while iterating, if more than 1 % of the images, and more than 10, cannot be read.
         """
         if batch_size < 1:
             raise UsageError(f"a batch size of {batch_size}; expected 1 or more", "set --batch-size")
         if limit is not None and limit < 1:
             raise UsageError(f"a limit of {limit} images; expected 1 or more", "leave the limit out for all images")
         part = self.parts[split]
-        return part.store.eval_batches(part.index[:limit], batch_size, torch.device(device), self.norm)
+        return part.store.eval_batches(
+            part.index[:limit][rank::world_size], batch_size, torch.device(device), self.norm, split=part.index
+        )
+
+    @property
+    def corrupt(self) -> dict[str, list[str]]:
+        """Names of the images that this process, or its loader's workers, could not read so far, by split.
+
+        Splits without any are left out. Sets in memory know theirs from the beginning.
+        """
+        found: dict[str, list[str]] = {}
+        for split, part in self.parts.items():
+            known = {name for names in found.values() for name in names}  # splits may share a store
+            if names := [name for name in part.store.corrupt(part.index) if name not in known]:
+                found[split] = names
+        return found
 
     def probe(self, n: int) -> Tensor:
         """The first `n` selection images (fewer if there are fewer), normalised float32 [n, C, H, W] on the CPU."""
-        return next(iter(self.eval_batches("selection", n, limit=n)))[0]
+        for limit in (n, None):  # the first n may all be unreadable
+            for images, _ in self.eval_batches("selection", n, limit=limit):
+                return images
+        raise DataError(f"{self.name}: no selection image can be read", "replace them or remove them")
 
     def describe(self) -> dict[str, Any]:
         """What run.json keeps, JSON-ready.
 
         `sha256` holds a hash for each split, over its positions and labels in their order (little-endian int64) and the
-        fingerprint of its images: it changes when the images, the seed or the share do.
+        fingerprint of its images: it changes when the images, the seed or the share do. `corrupt` is there if an image
+        could not be read so far.
         """
         digests = {}
         for name, part in self.parts.items():
@@ -190,6 +234,7 @@ class Data:
             "num_test": self.num_test,
             "seed": self.seed,
             "sha256": digests,
+            **({"corrupt": self.corrupt} if self.corrupt else {}),
         }
 
 
@@ -209,8 +254,8 @@ def open_data(
     """Finds, checks and splits a data set; downloads nothing but what hfds/NAME asks the Hub for.
 
     Args:
-        spec: digits, folder:DIR (or an existing folder), torch/NAME, or hfds/NAME.
-        data_dir: where torchvision sets lie (default ./data), or the cache of hfds.
+        spec: digits, folder:DIR (or an existing folder), wds/DIR (tar shards), torch/NAME, or hfds/NAME.
+        data_dir: where torchvision sets lie (default ./data), where the DIR of wds lies, or the cache of hfds.
         selection: share (below 1) or count (1 and more) of training images for the selection split, for sets
             that do not bring one.
         limit_train: train on this many images only, stratified, taken after the cut.
@@ -219,7 +264,7 @@ def open_data(
         in_chans: 1 or 3; None for the set's own (3 for files).
         augmentation: of training images, besides crop and flip; the `data` of a recipe is one.
         workers: loader processes for files; None for min(4, CPUs).
-        memory_limit: bytes; larger torchvision sets are read through a loader.
+        memory_limit: bytes; larger sets are read through a loader.
 
     Raises:
         UsageError: an unknown spec or an impossible option.
@@ -229,7 +274,9 @@ def open_data(
     if workers is None:
         workers = min(4, os.cpu_count() or 1)
     augmentation = augmentation or Augmentation()
-    source = _open_source(spec, data_dir, sources.Reading(img_size, in_chans, augmentation, workers, memory_limit))
+    if augmentation.rand_augment:
+        file_rand_augment(augmentation.rand_augment, (0.5,))
+    source = _open_source(spec, data_dir, Reading(img_size, in_chans, augmentation, workers, memory_limit))
     if len(source.class_names) < 2:
         raise DataError(f"{spec}: only one class, {source.class_names[0]!r}", "classification needs two or more")
     if augmentation.cutout > source.img_size:
@@ -293,21 +340,23 @@ def _is_known(spec: str) -> bool:
     return spec == "digits" or spec.startswith("folder:") or spec.partition("/")[0].lower() in ("torch", *TIMM_PREFIXES)
 
 
-def _open_source(spec: str, data_dir: Path | None, reading: sources.Reading) -> sources.Source:
+def _open_source(spec: str, data_dir: Path | None, reading: Reading) -> Source:
     prefix, _, rest = spec.partition("/")
     if spec == "digits":
         return sources.open_digits(reading)
     if spec.startswith("folder:") and len(spec) > len("folder:"):
-        return sources.open_folder(Path(spec.removeprefix("folder:")).expanduser(), reading)
+        return folders.open_folder(Path(spec.removeprefix("folder:")).expanduser(), reading)
     if prefix.lower() == "torch" and rest.lower() in sources.TORCH_SETS:
         return sources.open_torch(rest.lower(), data_dir or Path("data"), reading)
+    if prefix.lower() == "wds" and rest:
+        return shards.open_shards(spec, data_dir, reading)
     if prefix.lower() == "hfds" and rest:
-        return sources.open_hfds(spec, data_dir, reading)
+        return folders.open_hfds(spec, data_dir, reading)
     if prefix.lower() in TIMM_PREFIXES and rest:
-        sources.refuse_stream(spec)
+        folders.refuse_stream(spec)
     if not _is_known(spec) and Path(spec).is_dir():
-        return sources.open_folder(Path(spec), reading)
-    known = ["digits", "folder:DIR", *(f"torch/{name}" for name in sources.TORCH_SETS)]
+        return folders.open_folder(Path(spec), reading)
+    known = ["digits", "folder:DIR", "wds/DIR", *(f"torch/{name}" for name in sources.TORCH_SETS)]
     near = nearest(spec, [*known, *sources.TORCH_SETS])
     raise UsageError(
         f"unknown data set {spec!r}" + (f"; did you mean {near}?" if near else ""),

@@ -1,23 +1,50 @@
-"""Training weights and posterior together, on one device."""
+"""Training weights and posterior together, on one device or several."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pgnas_cli import restore
-from pgnas_cli.errors import RunError
+from pgnas_cli.errors import RunError, Stopped, UsageError
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import load_recipe, override, to_toml
-from pgnas_cli.run import RunDirectory, append_jsonl, remove, replace_folder, write_bytes
+from pgnas_cli.run import RunDirectory, remove, replace_folder, write_bytes
+from pgnas_cli.supernet.latency import LatencyTable
+from pgnas_cli.supernet.latency_measure import measure_table
 from pgnas_cli.supernet.supernet import Supernet
-from pgnas_cli.training.checkpoint import Checkpoint, cut_log, last_checkpoint, relative
+from pgnas_cli.training import distributed
+from pgnas_cli.training.cadence import Cadence
+from pgnas_cli.training.checkpoint import Checkpoint, last_checkpoint, relative
+from pgnas_cli.training.cost_target import sampled_cost
+from pgnas_cli.training.devices import choose_devices
+from pgnas_cli.training.distributed import World
+from pgnas_cli.training.latency_table import TABLE, read_table, write_table
+from pgnas_cli.training.launch import StopSignal, launch
+from pgnas_cli.training.logs import Logs, require_tensorboard
 from pgnas_cli.training.objective import Objective
-from pgnas_cli.training.setup import choose_device, open_run_data, prepare, with_data
+from pgnas_cli.training.setup import Prepared, open_run_data, prepare, with_data
 from pgnas_cli.training.trainer import Notice, Report, Trainer, ignore
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every process of a training is told; see `train`."""
+
+    recipe: Recipe | None
+    workers: int | None
+    data_dir: Path | None
+    fixed_drop: str | None
+    resume: bool
+    force: bool
+    tensorboard: bool
+    cadence: Cadence
 
 
 def train(
@@ -26,11 +53,14 @@ def train(
     *,
     device: str = "auto",
     gpus: str | None = None,
+    procs: int | None = None,
     workers: int | None = None,
     data_dir: Path | None = None,
     fixed_drop: str | None = None,
     resume: bool = False,
     force: bool = False,
+    tensorboard: bool = False,
+    checkpoint_every: str = "10m",
     report: Report = ignore,
     notice: Notice = ignore,
 ) -> dict[str, Any]:
@@ -39,14 +69,17 @@ def train(
     Args:
         run: an inflated run.
         recipe: what to do; the default recipe if None. Ignored with `resume`, which goes on with the run's own.
-        device, gpus: see `choose_device`.
-        workers: loader processes for image files.
+        device, gpus, procs: see `choose_devices`; several devices have one process each.
+        workers: loader processes for image files, per process.
         data_dir: where torchvision sets lie now, where that is not what the recipe says.
         fixed_drop: train the uniform baseline instead, at this rate or at the rate that gives this size ("0.5x").
         resume: go on after the last valid checkpoint.
         force: train although later stages have used the last result, or over an unfinished training.
-        report: called after every step.
-        notice: called with lines for the user.
+        tensorboard: write train/tensorboard too.
+        checkpoint_every: how often a checkpoint is written inside an epoch, besides the one after every epoch: a time
+            ("10m", "90s") or a number of steps ("500").
+        report: called after every step, from another thread where there are several devices.
+        notice: called with lines for the user, likewise.
 
     Returns:
         The record that run.json keeps of the stage.
@@ -54,66 +87,172 @@ def train(
     Raises:
         RunError: the stage cannot run now, or there is nothing to resume.
         DataError, UsageError: the data or the recipe do not fit.
+        Stopped: SIGINT or SIGTERM arrived; a checkpoint was written.
         PgnasError: the loss is not finite.
     """
     run.begin("train", force=force or resume)
-    chosen = choose_device(device, gpus)
-    trainer, done = _resumed(run, chosen, workers, data_dir, force, notice) if resume else (None, None)
-    if done is not None:
-        notice(f"{run.path} has finished its {done['epochs']} epochs: nothing to resume")
-        return done
-    if trainer is None:
-        recipe = recipe or load_recipe(None)
-        if data_dir is not None:
-            recipe = override(recipe, {"data.dir": str(data_dir)})
-        trainer = _started(run, recipe, chosen, workers, fixed_drop, force, notice)
+    devices = choose_devices(device, gpus, procs)
+    request = Request(
+        None if resume else recipe or load_recipe(None),
+        workers, data_dir, fixed_drop, resume, force, tensorboard, Cadence.parse(checkpoint_every),
+    )  # fmt: skip
+    if devices.procs == 1 and not distributed.is_launched():
+        return _train(run, request, World(device=devices.single), report, notice)
+    channels: dict[str, Callable[[Any], None]] = {"report": report, "notice": notice}
+    arguments = (run.path, request, devices.kind, devices.indices)
+    found: dict[str, Any] = launch(
+        _worker, arguments, procs=devices.procs, hear=lambda channel, message: channels[channel](message)
+    )
+    return found
+
+
+def _worker(
+    path: Path, request: Request, kind: str, indices: tuple[int, ...], say: Callable[[str, Any], None]
+) -> dict[str, Any]:
+    """One process of several: joins the others, and only the master speaks and writes."""
+    world = distributed.join(kind, indices)
+    try:
+        if not world.is_master:
+            return _train(RunDirectory(path), request, world, ignore, ignore)
+        report, notice = functools.partial(say, "report"), functools.partial(say, "notice")
+        return _train(RunDirectory(path), request, world, report, notice)
+    finally:
+        distributed.leave()
+
+
+def _train(run: RunDirectory, request: Request, world: World, report: Report, notice: Notice) -> dict[str, Any]:
+    if request.resume:
+        trainer, done = _resumed(run, request, world, notice)
+        if done is not None:
+            notice(f"{run.path} has finished its {done['epochs']} epochs: nothing to resume")
+            return done
+        assert trainer is not None
+    else:
+        trainer = _started(run, request, world, notice)
+    logs = Logs(run, tensorboard=request.tensorboard, resume_epoch=trainer.epoch) if world.is_master else None
     row: dict[str, Any] | None = None
     checkpoint = None
-    while trainer.epoch < trainer.recipe.schedule.epochs:
-        row = {**trainer.train_epoch(report), **trainer.assess()}
-        append_jsonl(run.train_path / "log.jsonl", row)
-        append_jsonl(run.train_path / "posterior.jsonl", trainer.posterior_row())
-        checkpoint = trainer.save()
-    checkpoint = checkpoint or last_checkpoint(run)[0]
-    assert checkpoint is not None
-    record = _record(trainer, checkpoint, row or trainer.assess())
-    run.finish("train", record)
+    with StopSignal() as stop:
+        between = _BetweenSteps(trainer, stop, request.cadence)
+        while trainer.epoch < trainer.recipe.schedule.epochs:
+            if trainer.commit_is_due():
+                found = trainer.commit()
+                notice(f"committed to a candidate of {found.params:,} parameters after epoch {trainer.epoch}")
+            row = {**trainer.train_epoch(report, between), **trainer.assess()}
+            warnings = trainer.check_health(row)
+            for warning in warnings:
+                notice(f"warning: {warning.message}; {warning.hint}")
+            row["warnings"] = [warning.row() for warning in warnings]
+            if logs is not None:
+                logs.epoch(row, trainer.posterior_row())
+            checkpoint = trainer.save()
+            if trainer.epoch < trainer.recipe.schedule.epochs:
+                between.after_epoch()
+    if logs is not None:
+        logs.close()
+    row = row or trainer.assess()
+    if (names := trainer.data.corrupt) and world.is_master:
+        notice(_unreadable(names))
+    record: dict[str, Any] | None = None
+    if world.is_master:
+        checkpoint = checkpoint or last_checkpoint(run)[0]
+        assert checkpoint is not None
+        record = _record(trainer, checkpoint, row)
+        run.finish("train", record)
+    record = distributed.broadcast_object(record, world)
+    assert record is not None
     return record
 
 
-def _started(
-    run: RunDirectory,
-    recipe: Recipe,
-    device: torch.device,
-    workers: int | None,
-    fixed_drop: str | None,
-    force: bool,
-    notice: Notice,
-) -> Trainer:
+class _BetweenSteps:
+    """What happens between two steps: checkpoints when they are due, and stopping when that was asked for."""
+
+    def __init__(self, trainer: Trainer, stop: StopSignal, cadence: Cadence) -> None:
+        self.trainer, self.stop, self.clock = trainer, stop, cadence.start(trainer.step)
+
+    def __call__(self) -> None:
+        world = self.trainer.world
+        due = world.is_master and self.clock.due(self.trainer.step)
+        signum = self.stop.signum or 0
+        if world.size > 1:
+            signum, due = distributed.agree(signum, due, world)
+        if signum or due:
+            self.trainer.save()
+            self.clock.saved(self.trainer.step)
+        if signum:
+            self._leave(signum)
+
+    def after_epoch(self) -> None:
+        """The same after an epoch, whose checkpoint has just been written."""
+        self.clock.saved(self.trainer.step)
+        signum, _ = distributed.agree(self.stop.signum or 0, False, self.trainer.world)
+        if signum:
+            self._leave(signum)
+
+    def _leave(self, signum: int) -> None:
+        trainer = self.trainer
+        raise Stopped(
+            signum,
+            f"stopped after step {trainer.step} of {trainer.steps}: a checkpoint was saved",
+            f"pgnas train --resume --run {trainer.run.path} goes on",
+        )
+
+
+def _started(run: RunDirectory, request: Request, world: World, notice: Notice) -> Trainer:
     """A training from the first step. Nothing old is removed before everything that can be refused has been checked."""
+    recipe = request.recipe
+    assert recipe is not None
     unfinished = last_checkpoint(run)[0] is not None and run.stage("train") is None
-    if unfinished and not force:
+    if unfinished and not request.force:
         raise RunError(
             f"{run.path} holds an unfinished training",
             "pgnas train --resume goes on with it, pgnas train --force starts again",
         )
+    if request.data_dir is not None:
+        recipe = override(recipe, {"data.dir": str(request.data_dir)})
     recipe = with_data(recipe, notice)
-    data = open_run_data(run, recipe, workers=workers)
-    prepared = prepare(run, recipe, data, fixed_drop)
+    data = open_run_data(run, recipe, workers=request.workers)
+    prepared = prepare(run, recipe, data, request.fixed_drop)
     for line in prepared.notices:
         notice(line)
-    trainer = Trainer(run, prepared, device)
+    table = _measured(prepared, world, notice)
+    trainer = Trainer(run, prepared, world, table)
+    if request.tensorboard:
+        require_tensorboard()
+    distributed.barrier(world)
+    if world.is_master:
+        _begin_folder(trainer, table)
+    distributed.barrier(world)
+    return trainer
+
+
+def _measured(prepared: Prepared, world: World, notice: Notice) -> LatencyTable | None:
+    """What layers take on the master's device, where the recipe holds a latency."""
+    if prepared.recipe.budget.target_latency is None:
+        return None
+    table: LatencyTable | None = None
+    if world.is_master:
+        notice("measuring the time of every layer, for --target-latency")
+        net = prepared.net.to(world.device)
+        table = measure_table(net, channels_last=prepared.recipe.compute.channels_last)
+    return distributed.broadcast_object(table, world)
+
+
+def _begin_folder(trainer: Trainer, table: LatencyTable | None) -> None:
+    """Begin the folder train/ anew, with the resolved recipe and the latency table."""
+    run = trainer.run
     header = "Resolved recipe of this run: what train used, and what --resume goes on with."
-    text = to_toml(_resolved(prepared.recipe, trainer.objective), header)
+    text = to_toml(_resolved(trainer.recipe, trainer.objective), header)
     folder = run.path / ".train.tmp"
     remove(folder)
     try:
         write_bytes(folder / "recipe.toml", text.encode())
+        if table is not None:
+            write_table(folder / TABLE, table)
         run.forget("train")
         replace_folder(folder, run.train_path)
     finally:
         remove(folder)
-    return trainer
 
 
 def _resolved(recipe: Recipe, objective: Objective) -> Recipe:
@@ -126,7 +265,7 @@ def _resolved(recipe: Recipe, objective: Objective) -> Recipe:
 
 
 def _resumed(
-    run: RunDirectory, device: torch.device, workers: int | None, data_dir: Path | None, force: bool, notice: Notice
+    run: RunDirectory, request: Request, world: World, notice: Notice
 ) -> tuple[Trainer | None, dict[str, Any] | None]:
     """A training at its last valid checkpoint; or the record of one that is finished."""
     checkpoint, damaged = last_checkpoint(run)
@@ -136,22 +275,25 @@ def _resumed(
     if done is not None:
         if checkpoint is not None and relative(checkpoint.weights_path, run) == done.get("checkpoint"):
             return None, done
-        run.begin("train", force=force, typed="train --resume")
+        run.begin("train", force=request.force, typed="train --resume")
     if not (run.train_path / "recipe.toml").is_file():
         raise RunError(f"{run.path} has no training to resume", f"pgnas train --run {run.path}")
     recipe = restore.run_recipe(run)
-    data = open_run_data(run, recipe, data_dir=data_dir, workers=workers)
-    trainer = Trainer(run, prepare(run, recipe, data), device)
-    run.forget("train")
+    data = open_run_data(run, recipe, data_dir=request.data_dir, workers=request.workers)
+    prepared = prepare(run, recipe, data)
+    table = None if recipe.budget.target_latency is None else read_table(run.train_path / TABLE, prepared.net)
+    trainer = Trainer(run, prepared, world, table)
     if checkpoint is None:
         notice("no checkpoint was written yet: starting from the first epoch")
-        for name in ("log.jsonl", "posterior.jsonl"):
-            cut_log(run.train_path / name, 0)
     else:
         trainer.resume(checkpoint)
-        notice(f"resuming after epoch {checkpoint.epoch} of {recipe.schedule.epochs}")
-    for folder in damaged:
-        remove(folder)
+        at = f"after epoch {checkpoint.epoch} of {recipe.schedule.epochs}"
+        notice(f"resuming {at}" + (f", step {checkpoint.step} of {trainer.steps}" if trainer.batch else ""))
+    distributed.barrier(world)
+    if world.is_master:
+        run.forget("train")
+        for folder in damaged:
+            remove(folder)
     return trainer, None
 
 
@@ -169,20 +311,54 @@ def _record(trainer: Trainer, checkpoint: Checkpoint, last: dict[str, Any]) -> d
         "checkpoint": relative(checkpoint.weights_path, trainer.run),
         "params": int(kept.params),
         "macs": int(kept.macs),
-        "target_params": None if trainer.budget is None else trainer.budget.target,
+        "processes": trainer.world.size,
+        **_targets(trainer),
+        "sampled": sampled_cost(trainer.net, trainer.table, seed=recipe.seed) if trainer.goal is not None else None,
+        "soft": trainer.soft,
         "fixed_drop": recipe.objective.fixed_drop,
         **{name: last[name] for name in ("expected_params", "expected_macs", "selection_accuracy", "p")},
         "data": trainer.data.describe(),
     }
 
 
-def trained_supernet(run: RunDirectory, device: torch.device | str = "cpu") -> Supernet:
+def _targets(trainer: Trainer) -> dict[str, float | None]:
+    """The three costs that may have had a target, and the expectation of one that is no plain count."""
+    found: dict[str, float | None] = {f"target_{unit}": None for unit in ("params", "macs", "latency")}
+    if trainer.goal is not None:
+        found[f"target_{trainer.goal.unit}"] = trainer.goal.value
+        if trainer.goal.unit == "latency":
+            with torch.no_grad():
+                found["expected_latency"] = float(trainer.goal.expectation(trainer.net))
+    return found
+
+
+def _unreadable(names: Mapping[str, Sequence[str]]) -> str:
+    """The line about images that could not be read."""
+    total, first = sum(map(len, names.values())), next(iter(names.values()))[0]
+    return f"{total} image{'s' if total > 1 else ''} could not be read and had others in their places, such as {first}"
+
+
+def trained_supernet(run: RunDirectory, device: torch.device | str = "cpu", *, source: str = "final") -> Supernet:
     """The trained supernet of a run, in evaluation mode.
+
+    Args:
+        run: a trained run.
+        device: where it is wanted.
+        source: "final", or "soft": as it was before it committed to one candidate.
 
     Raises:
         RunError: the run has not been trained, or its weights are damaged.
+        UsageError: another source, or the run has not committed to a candidate.
     """
     record = run.require("train")
+    if source not in ("final", "soft"):
+        raise UsageError(f"--from {source!r}, it should be final or soft", "--from final")
+    if source == "soft":
+        if not record.get("soft"):
+            raise UsageError(
+                f"{run.path} has not committed to one candidate: its last posterior is the only one", "--from final"
+            )
+        record = record["soft"]
     checkpoint = record.get("checkpoint")
     if not isinstance(checkpoint, str):
         raise RunError(f"{run.manifest_path}: stages.train names no checkpoint", "pgnas train --force trains again")

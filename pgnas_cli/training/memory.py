@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pgnas_cli.recipe import Augmentation
 from pgnas_cli.training.augment import LUMA, operations
+from pgnas_cli.training.erase import cutout, draw_erasing, random_erasing
 from pgnas_cli.training.seeds import generator_from
 
 Batch = tuple[Tensor, Tensor]
@@ -60,13 +61,21 @@ class Store(ABC):
 
     @abstractmethod
     def eval_batches(
-        self, index: Tensor, batch_size: int, device: torch.device, norm: Normalisation
+        self, index: Tensor, batch_size: int, device: torch.device, norm: Normalisation, *, split: Tensor
     ) -> Iterator[Batch]:
-        """Batches of the images at `index` (int64 [n]), not augmented, in that order."""
+        """Batches of the images at `index` (int64 [n]), not augmented, in that order.
+
+        `split` (int64 [m]) are the positions of the whole split that `index` is taken from: among how many images too
+        many cannot be read.
+        """
 
     @abstractmethod
     def fingerprint(self, index: Tensor) -> bytes:
         """SHA-256 that changes when the images at `index` (int64 [n]) do, or their order."""
+
+    @abstractmethod
+    def corrupt(self, index: Tensor) -> list[str]:
+        """Names of the images that could not be read, as far as known: those at `index`, or left out of the store."""
 
 
 def crop_flip(x_BCHW: Tensor, shift_y: Tensor, shift_x: Tensor, flip: Tensor, pad: int) -> Tensor:
@@ -90,18 +99,6 @@ def crop_flip(x_BCHW: Tensor, shift_y: Tensor, shift_x: Tensor, flip: Tensor, pa
     columns_BW = shift_x[:, None] + torch.where(flip[:, None], W - 1 - column, column)
     place = rows_BH[:, :, None] * (W + 2 * pad) + columns_BW[:, None, :]
     return padded.flatten(2).gather(2, place.view(B, 1, H * W).expand(B, C, H * W)).view(B, C, H, W)
-
-
-def cutout(x_BCHW: Tensor, centre_y: Tensor, centre_x: Tensor, size: int) -> Tensor:
-    """Sets a square of `size` x `size` pixels of every image to 0 (DeVries and Taylor, 2017, arXiv:1708.04552).
-
-    The square of image b is centred at (centre_y[b], centre_x[b]), int64 [B], and clipped at the border.
-    """
-    H, W = x_BCHW.shape[-2:]
-    rows = torch.arange(H, device=x_BCHW.device)[None, :] - centre_y[:, None] + size // 2
-    columns = torch.arange(W, device=x_BCHW.device)[None, :] - centre_x[:, None] + size // 2
-    hole = ((rows >= 0) & (rows < size))[:, :, None] & ((columns >= 0) & (columns < size))[:, None, :]
-    return x_BCHW.masked_fill(hole[:, None], 0.0)
 
 
 def resize(images: Tensor, size: int, chunk: int = 2048) -> Tensor:
@@ -134,15 +131,25 @@ class ArrayStore(Store):
         labels: int64 [N].
         flip: whether a mirrored image is still of its class.
         augmentation: of training images, besides crop and flip.
+        left_out: names of images that could not be read, and so are not among `images`.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, *, flip: bool, augmentation: Augmentation | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        flip: bool,
+        augmentation: Augmentation | None = None,
+        left_out: Sequence[str] = (),
+    ) -> None:
         assert images.dtype == torch.uint8
         assert len(images) == len(labels)
         self.images = images
         self.labels = labels
         self.flip = flip
         self.augmentation = augmentation or Augmentation()
+        self.left_out = list(left_out)
         self.pad = max(1, round(images.shape[-1] / 8))  # 1 for 8 x 8, 4 for 28 x 28 and 32 x 32
         self._resident: dict[torch.device, Batch] = {}
 
@@ -175,7 +182,9 @@ class ArrayStore(Store):
         shift_y, shift_x = [torch.randint(0, 2 * self.pad + 1, (n,), generator=generator) for _ in range(2)]
         flip = torch.rand(n, generator=generator) < (0.5 if self.flip else 0.0)
         centre_y, centre_x = [torch.randint(0, size, (n,), generator=generator) for _ in range(2)]
-        steps = operations(self.augmentation, n, epoch.key)
+        steps = operations(self.augmentation, n, epoch.key, norm.mean)
+        erasing = self.augmentation.random_erasing
+        holes = draw_erasing(n, erasing, size, generator_from(epoch.key + "/erasing")) if erasing else None
         draws = [t[epoch.take].to(device) for t in (epoch.order, shift_y, shift_x, flip, centre_y, centre_x)]
         images, labels = self._on(device)
         places = epoch.take.split(batch_size)
@@ -184,10 +193,12 @@ class ArrayStore(Store):
             for operation, drawn in steps:
                 pixels = operation(pixels, drawn[place])
             x = _normalise(crop_flip(pixels, dy, dx, mirrored, self.pad), norm)
-            yield (cutout(x, cy, cx, self.augmentation.cutout) if self.augmentation.cutout else x), labels[index]
+            if self.augmentation.cutout:
+                x = cutout(x, cy, cx, self.augmentation.cutout)
+            yield (x if holes is None else random_erasing(x, holes[place])), labels[index]
 
     def eval_batches(
-        self, index: Tensor, batch_size: int, device: torch.device, norm: Normalisation
+        self, index: Tensor, batch_size: int, device: torch.device, norm: Normalisation, *, split: Tensor
     ) -> Iterator[Batch]:
         """See Store."""
         images, labels = self._on(device)
@@ -196,7 +207,14 @@ class ArrayStore(Store):
 
     def fingerprint(self, index: Tensor) -> bytes:
         """Of the pixels."""
-        return hashlib.sha256(self.images[index].numpy().tobytes()).digest()
+        digest = hashlib.sha256()
+        for part in index.split(2048):  # not one copy of all images
+            digest.update(self.images[part].flatten().numpy().data)
+        return digest.digest()
+
+    def corrupt(self, index: Tensor) -> list[str]:
+        """See Store."""
+        return self.left_out
 
     def _on(self, device: torch.device) -> Batch:
         if device not in self._resident:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgnas_cli.recipe import Recipe
-from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.commit import Trainable
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,19 @@ class Losses:
         total = self.cross_entropy + self.kl + self.penalty
         return total if self.auxiliary is None else total + self.auxiliary
 
-    def values(self) -> dict[str, float]:
-        """What the log and messages show: the loss and its terms, the auxiliary one only where there is one."""
-        terms = {"loss": self.total, "cross_entropy": self.cross_entropy, "kl": self.kl}
+    def weighted(self, share: float) -> Tensor:
+        """The loss of a part that holds this share of a step's images: only what is a mean over images is weighted."""
+        if share == 1.0:
+            return self.total
+        of_images = self.cross_entropy if self.auxiliary is None else self.cross_entropy + self.auxiliary
+        return share * of_images + self.kl + self.penalty
+
+    def terms(self, share: float = 1.0) -> dict[str, Tensor]:
+        """What the log shows, without gradient: the loss and its terms, the auxiliary one only where there is one."""
+        terms = {"loss": self.weighted(share), "cross_entropy": share * self.cross_entropy, "kl": self.kl}
         if self.auxiliary is not None:
-            terms["auxiliary"] = self.auxiliary
-        return {name: float(term.detach()) for name, term in terms.items()}
+            terms["auxiliary"] = share * self.auxiliary
+        return {name: term.detach() for name, term in terms.items()}
 
 
 class Objective:
@@ -64,18 +71,30 @@ class Objective:
         self.label_smoothing = recipe.objective.label_smoothing
         self.auxiliary_weight = recipe.objective.auxiliary_weight
 
-    def __call__(self, net: Supernet, logits_BC: Tensor, labels_B: Tensor) -> Losses:
-        """The loss after a forward pass in training mode that gave these logits."""
-        kl = net.kl(l2=self.l2, num_examples=self.num_examples, prior_drop=self.prior_drop)
-        penalty = self.ungated_l2 / self.num_examples * net.ungated_penalty() if self.ungated_l2 else kl.new_zeros(())
-        auxiliary_BC = net.auxiliary_logits() if self.auxiliary_weight else None
-        auxiliary = (
-            None if auxiliary_BC is None else self.auxiliary_weight * self._cross_entropy(auxiliary_BC, labels_B)
-        )
-        return Losses(self._cross_entropy(logits_BC, labels_B), kl, penalty, auxiliary)
+    def __call__(self, net: Trainable, logits_BC: Tensor, labels: Tensor, *, kl: bool = True) -> Losses:
+        """The loss after a forward pass in training mode that gave these logits.
 
-    def _cross_entropy(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-        return F.cross_entropy(logits_BC.float(), labels_B, label_smoothing=self.label_smoothing)
+        Args:
+            net: the supernet.
+            logits_BC: its logits.
+            labels: int64 [B], or probabilities [B, C] of images that were mixed.
+            kl: False for all but one part of a step: the terms of the weights and gates count once.
+        """
+        if not kl:
+            zero = logits_BC.new_zeros((), dtype=torch.float32)
+            return Losses(self._cross_entropy(logits_BC, labels), zero, zero, self._auxiliary(net, labels))
+        divergence = net.kl(l2=self.l2, num_examples=self.num_examples, prior_drop=self.prior_drop)
+        penalty = (
+            self.ungated_l2 / self.num_examples * net.ungated_penalty() if self.ungated_l2 else divergence.new_zeros(())
+        )
+        return Losses(self._cross_entropy(logits_BC, labels), divergence, penalty, self._auxiliary(net, labels))
+
+    def _auxiliary(self, net: Trainable, labels: Tensor) -> Tensor | None:
+        logits_BC = net.auxiliary_logits() if self.auxiliary_weight else None
+        return None if logits_BC is None else self.auxiliary_weight * self._cross_entropy(logits_BC, labels)
+
+    def _cross_entropy(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits_BC.float(), labels, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from pgnas_cli.recipe import Recipe, Schedule
-from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.commit import Trainable
 
 
 class Optimizers:
@@ -23,7 +23,7 @@ class Optimizers:
     that scale. "sgd" is the published choice: the weights' momentum and, without --gate-lr, the weights' rate.
     """
 
-    def __init__(self, net: Supernet, recipe: Recipe, steps_per_epoch: int) -> None:
+    def __init__(self, net: Trainable, recipe: Recipe, steps_per_epoch: int) -> None:
         options = recipe.optimizer
         momentum: dict[str, Any] = {"momentum": options.momentum, "nesterov": options.nesterov}
         self.clip = options.clip
@@ -38,19 +38,33 @@ class Optimizers:
                 self.gates = torch.optim.SGD(net.gate_parameters(), lr=rate, **momentum)
         for drop_logit in net.gate_parameters():
             drop_logit.requires_grad_(self.learned)
-        self.schedulers = [
-            make_scheduler(o, recipe, steps_per_epoch) for o in (self.weights, self.gates) if o is not None
-        ]
+        scheduled: list[torch.optim.Optimizer] = [self.weights]
+        constant = options.gate_schedule == "constant" and recipe.commit_epoch is not None
+        if self.gates is not None and not constant:
+            scheduled.append(self.gates)
+        self.schedulers = [make_scheduler(optimizer, recipe, steps_per_epoch) for optimizer in scheduled]
 
-    def step(self, step: int) -> None:
-        """One update; `step` counts from 0 and decides the rates."""
+    def step(self, step: int, scaler: torch.amp.GradScaler | None = None, *, gates: bool = True) -> None:
+        """One update, of the gates too unless `gates` is off; `step` counts from 0 and decides the rates.
+
+        With a gradient scaler that is on, a step whose gradients overflowed is left out, and the scale is lowered.
+        """
         for scheduler in self.schedulers:
             scheduler.step_update(step)
+        both = [o for o in (self.weights, self.gates if gates else None) if o is not None]
+        scaled = scaler if scaler is not None and scaler.is_enabled() else None
+        if scaled is not None:
+            for optimizer in both:
+                scaled.unscale_(optimizer)
         if self.clip:
             nn.utils.clip_grad_norm_(self.weights.param_groups[0]["params"], self.clip)
-        self.weights.step()
-        if self.gates is not None:
-            self.gates.step()
+        for optimizer in both:
+            if scaled is None:
+                optimizer.step()
+            else:
+                scaled.step(optimizer)
+        if scaled is not None:
+            scaled.update()
 
     def zero_grad(self) -> None:
         self.weights.zero_grad(set_to_none=True)

@@ -39,9 +39,19 @@ def seeded(key: str) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def seed_everything(seed: int, epoch: int) -> None:
-    """Noise of an epoch depends on (seed, epoch) alone, so that a resumed run draws what the first would have drawn."""
-    value = seed_from(f"{seed}/noise/{epoch}")
+def seed_step(key: str, rank: int = 0) -> int:
+    """Seed every global generator for one step, and give the seed of the gates' noise.
+
+    Everything random in a step depends on its key alone, so that a training resumed at any step draws what the first
+    would have drawn. The gates' noise has one seed for all processes (each takes the rows of its examples); dropout
+    and the like differ between them.
+
+    Args:
+        key: names the step, by seed, epoch and batch.
+        rank: of this process.
+    """
+    value = seed_from(f"{key}/rank/{rank}")
     torch.manual_seed(value)
     random.seed(value)
     np.random.seed(value % 2**32)
+    return seed_from(f"{key}/gates")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pgnas_cli import registry, restore
@@ -22,48 +21,8 @@ from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.budget import resolve_target, uniform_rate
 from pgnas_cli.training.data import Data, find_data, open_data
 
-FILE_SETS = ("folder:", "hfds/", "torch/image_folder", "torch/imagenet")
+FILE_SETS = ("folder:", "wds/", "hfds/", "torch/image_folder", "torch/imagenet")
 """Sets of image files, which take the supernet's image size; the others have a size of their own."""
-
-
-def choose_device(device: str = "auto", gpus: str | None = None) -> torch.device:
-    """The device that --device and --gpus name.
-
-    Args:
-        device: auto (cuda, else mps, else cpu), or a torch device.
-        gpus: comma-separated indices of GPUs.
-
-    Raises:
-        UsageError: it is not there, naming what is; or several were named.
-    """
-    count = torch.cuda.device_count()
-    here = ", ".join(
-        [f"cuda:{i}" for i in range(count)] + (["mps"] if torch.backends.mps.is_available() else []) + ["cpu"]
-    )
-    if gpus is not None:
-        try:
-            wanted = [int(part) for part in gpus.split(",")]
-        except ValueError:
-            raise UsageError(f"--gpus takes indices such as 0,1, not {gpus!r}", f"devices here: {here}") from None
-        if missing := [index for index in wanted if not 0 <= index < count]:
-            raise UsageError(
-                f"--gpus {gpus}: there is no GPU {missing[0]}", f"devices here: {here}; --device cpu trains on the CPU"
-            )
-        if len(wanted) > 1:
-            raise UsageError(f"--gpus {gpus}: this version trains on one GPU", f"--gpus {wanted[0]}")
-        return torch.device("cuda", wanted[0])
-    if device == "auto":
-        device = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"--device {device!r} is no device", f"devices here: {here}") from None
-    absent = (chosen.type == "cuda" and (chosen.index or 0) >= count) or (
-        chosen.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if absent or chosen.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {device}: it is not there", f"devices here: {here}")
-    return chosen
 
 
 @dataclass(frozen=True)
@@ -93,6 +52,8 @@ def with_data(recipe: Recipe, notice: Callable[[str], None]) -> Recipe:
         notice(line)
     if spec.startswith("folder:"):
         spec = f"folder:{Path(spec.removeprefix('folder:')).expanduser().absolute()}"
+    if spec.startswith("wds/") and recipe.data.dir is None and (shards := Path(spec[4:]).expanduser()).is_dir():
+        spec = f"wds/{shards.absolute()}"
     folder = recipe.data.dir and str(Path(recipe.data.dir).expanduser().absolute())
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, name=spec, dir=folder))
 

@@ -33,7 +33,7 @@ def make(run: Path, size: list[str], strategy: str, options: argparse.Namespace,
         if not (run / "run.json").is_file():
             pgnas("inflate", "shakeshake26_2x8d", "--in-chans", 1, "--img-size", 14, "--seed", seed, "--run", run)
         where = ["--data", "torch/fashion_mnist", "--data-dir", options.data_dir, "--limit-train", 10000]
-        pgnas("train", *where, "--epochs", 24, *size, "--seed", seed, "--force", "--run", run)
+        pgnas("train", "--recipe", "posterior", *where, "--epochs", 24, *size, "--seed", seed, "--force", "--run", run)
         count = 1 if size == ["--fixed-drop", "0"] else CANDIDATES
         pgnas("sample", "-n", count, "--strategy", strategy, "--seed", seed, "--run", run)
         pgnas("rank", "--recalibrate", options.recalibrate, "--run", run)

@@ -31,7 +31,7 @@ TINY = "shakeshake26_2x4d"
 
 def recipe(epochs: int = 1):
     changes = {"data.name": "digits", "data.limit_train": 160, "data.batch_size": 32, "schedule.epochs": epochs}
-    return override(load_recipe(None), {**changes, "budget.target_params": "0.5x"})
+    return override(load_recipe("posterior"), {**changes, "budget.target_params": "0.5x"})
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,15 @@ def test_inflate_into_a_run_that_exists(at, capsys) -> None:
         ("--data torch/mnist --data-dir nowhere", 4, "mnist", " "),
         ("--gpus 7", 2, "--gpus 7: there is no GPU 7", "devices here: "),
         ("--device toaster", 2, "toaster", "devices here: "),
-        ("--procs 2", 2, "--procs 2", "leave --procs out"),
+        ("--gpus 0 --device cpu", 2, "--gpus 0 and --device cpu contradict", "leave --device out"),
+        ("--amp fp16", 2, "compute.amp is 'fp16'", "--amp bfloat16"),
+        ("--amp float16 --device cpu", 2, "--amp float16 needs a GPU", "--amp bfloat16"),
+        ("--sync-bn --device cpu", 2, "--sync-bn needs GPUs", "leave --sync-bn out"),
+        ("--checkpoint-every often", 2, "--checkpoint-every 'often'", "--checkpoint-every 10m, or 500"),
+        ("--batch-size 16 --accumulate 9", 2, "fewer than two images", "--batch-size 18"),
+        ("--target-macs 0.5x --target-params 0.5x", 2, "exclude each other", "leave all but one out"),
+        ("--target-macs many", 2, "(--target-macs) 'many'", "0.5x"),
+        ("--target-latency 3", 2, "(--target-latency) '3'", "3ms"),
         ("--target-params large", 2, "(--target-params) 'large'", "0.5x"),
         ("--target-params 0.0001x", 2, "cannot be held at", "--target-params"),
         ("--target-params 2x", 2, "cannot be held at", "--target-params"),
@@ -142,6 +150,7 @@ def test_inflate_into_a_run_that_exists(at, capsys) -> None:
         ("--fixed-drop 0.3 --target-params 0.5x", 2, "exclude each other", "leave one of them out"),
         ("--resume", 3, "no training to resume", "pgnas train --run run"),
         ("--resume --epochs 5", 2, "--epochs cannot be changed", "leave it out"),
+        ("--resume --ema 0.9", 2, "--ema cannot be changed", "leave it out"),
         ("--resume --fixed-drop 0.3", 2, "--fixed-drop cannot be changed", "leave it out"),
     ],
 )

@@ -37,9 +37,14 @@ def test_the_table_has_a_row_for_everything(pgnas: Run) -> None:
         assert item in items
 
 
-def test_json_with_data_and_a_broken_package(pgnas: Run, tmp_path: Path) -> None:
+def test_json_with_data_a_broken_package_and_a_broken_plugin(pgnas: Run, tmp_path: Path) -> None:
+    """One run of the program for all three: it imports torch."""
+    information = tmp_path / "path" / "otherzoo-2.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: otherzoo\nVersion: 2.0\n")
+    (information / "entry_points.txt").write_text("[pgnas.zoo]\nmammoth = otherzoo:Mammoth\n")
     broken = tmp_path / "path" / "timm"
-    broken.mkdir(parents=True)
+    broken.mkdir()
     (broken / "__init__.py").write_text("raise RuntimeError('operator nms\\ndoes not exist')")
     image_folder(tmp_path / "data", "train", "val")
     chosen = image_folder(tmp_path / "chosen", "train", "val", "test")
@@ -59,6 +64,10 @@ def test_json_with_data_and_a_broken_package(pgnas: Run, tmp_path: Path) -> None
     assert checks["$PGNAS_DATA"]["detail"] == f"{chosen}: train, val, test"
     assert "timm" in done.stderr
     assert "Traceback" not in done.stderr
+    assert checks["mammoth"]["state"] == "broken"
+    assert checks["mammoth"]["detail"].startswith("otherzoo 2.0: ")
+    assert "No module named 'otherzoo'" in checks["mammoth"]["detail"]
+    assert checks["resnet"]["state"] == "ok"
 
 
 def test_without_torch_it_still_reports(pgnas: Run, tmp_path: Path) -> None:
@@ -73,18 +82,6 @@ def test_without_torch_it_still_reports(pgnas: Run, tmp_path: Path) -> None:
     assert checks["$PGNAS_DATA"]["state"] == "broken"
     assert checks["$PGNAS_DATA"]["detail"].endswith("nowhere has no train/ and no val/")
     assert checks["./data"]["state"] == "absent"
-
-
-def test_a_broken_plugin_is_a_row(pgnas: Run, tmp_path: Path) -> None:
-    information = tmp_path / "otherzoo-2.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: otherzoo\nVersion: 2.0\n")
-    (information / "entry_points.txt").write_text("[pgnas.zoo]\nmammoth = otherzoo:Mammoth\n")
-    checks = by_item(pgnas("doctor", "--json", env={"PYTHONPATH": str(tmp_path)}).stdout)
-    assert checks["mammoth"]["state"] == "broken"
-    assert checks["mammoth"]["detail"].startswith("otherzoo 2.0: ")
-    assert "No module named 'otherzoo'" in checks["mammoth"]["detail"]
-    assert checks["resnet"]["state"] == "ok"
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

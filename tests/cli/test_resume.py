@@ -18,8 +18,8 @@ from pgnas_cli import inflate, restore
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 
 EPOCHS = 3
-RECIPE = ("--data", "digits", "--limit-train", "640", "--batch-size", "16", "--target-params", "0.5x",
-          "--epochs", str(EPOCHS))  # fmt: skip
+RECIPE = ("--recipe", "posterior", "--data", "digits", "--limit-train", "640", "--batch-size", "16",
+          "--target-params", "0.5x", "--epochs", str(EPOCHS))  # fmt: skip
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # two would wait for each other where other processes take the cores
 PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
 

@@ -16,7 +16,8 @@ from pgnas_cli import inflate, restore
 from pgnas_cli.__main__ import main
 
 PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
-TRAIN = ("train", "--data", "digits", "--limit-train", "320", "--epochs", "1", "--target-params", "0.5x")
+TRAIN = ("train", "--recipe", "posterior", "--data", "digits", "--limit-train", "320", "--epochs", "1",
+         "--target-params", "0.5x")  # fmt: skip
 COMMANDS = {
     "inflate": ("inflate", "shakeshake26_2x4d", "--in-chans", "1", "--img-size", "8"),
     "train": TRAIN,

@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from pgnas_cli.compact import ChannelGraph, analyse, apply_masks, compact, count
 
 Masks = dict[str, np.ndarray]
+SMALLER = {"channels": (16, 32, 64, 128)}
+# timm's options of the same network with fewer channels
+NARROW = {
+    "resnet18": SMALLER,
+    "resnet50": SMALLER,
+    "seresnet18": SMALLER,
+    "res2net50_26w_4s": SMALLER,
+    "resnext50_32x4d": {"channels": (32, 64, 128, 256)},
+    "resnetv2_50": {"channels": (64, 128, 256, 512)},
+    "densenet121": {"growth_rate": 8},
+}
 
 
 class Mix(nn.Module):
@@ -113,12 +124,14 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def build(name: str) -> nn.Module:
-    """A timm model without downloads, or the small shake-shake network for "shake"."""
+def build(name: str, *, narrow: bool = False) -> nn.Module:
+    """A timm model without downloads, on request with fewer channels, or the small shake-shake network for "shake"."""
     torch.manual_seed(0)
     if name == "shake":
         return randomise(ShakeNet())
-    options = {"mlp_ratio": 0.02} if name.startswith("vgg") else {}
+    options = NARROW.get(name, {}) if narrow else {}
+    if name.startswith("vgg"):
+        options = {"mlp_ratio": 0.02}
     return randomise(timm.create_model(name, pretrained=False, num_classes=10, **options))
 
 

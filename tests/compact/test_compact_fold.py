@@ -284,7 +284,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         registry.build(spec), tmp_path_factory.mktemp("fold") / "run", options={"explicit": ["in_chans", "img_size"]}
     )
     changes = {"data.name": "digits", "data.batch_size": 16, "data.limit_train": 32, "schedule.epochs": 1}
-    train(run, override(load_recipe(None), changes), device="cpu")
+    train(run, override(load_recipe("posterior"), changes), device="cpu")
     weights = run.path / run.require("train")["checkpoint"]
     net = restore.load_trained(run, str(weights.relative_to(run.path)))
     for layer in net.search_layers.values():

@@ -23,7 +23,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     folder = tmp_path_factory.mktemp("exported") / "run"
     run = restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
     changes = {"data.name": "digits", "data.batch_size": 32, "schedule.epochs": 1, "budget.target_params": "0.5x"}
-    train(run, override(load_recipe(None), changes), device="cpu")
+    train(run, override(load_recipe("posterior"), changes), device="cpu")
     sample(run, n=4, seed=1)
     rank(run, device="cpu", recalibrate=64)
     export(run)

@@ -21,7 +21,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     folder = tmp_path_factory.mktemp("sampled") / "run"
     run = restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
     changes = {"data.name": "digits", "data.batch_size": 32, "schedule.epochs": 1, "budget.target_params": "0.5x"}
-    train(run, override(load_recipe(None), changes), device="cpu")
+    train(run, override(load_recipe("posterior"), changes), device="cpu")
     sample(run, n=8, seed=1)
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -15,12 +16,14 @@ from pgnas_cli.errors import DataError, RunError, UsageError
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import read_candidates, sample
 from pgnas_cli.ranking.intervals import wilson
-from pgnas_cli.ranking.rank import order, rank
+from pgnas_cli.ranking.rank import order, rank, same_data
 from pgnas_cli.ranking.recalibrate import recalibrated
+from pgnas_cli.restore import run_recipe
 from pgnas_cli.run import RunDirectory, read_json, read_jsonl
 from pgnas_cli.training.data import Data, open_data
 from pgnas_cli.training.loop import trained_supernet
 from pgnas_cli.training.objective import Score, evaluate
+from pgnas_cli.training.setup import open_run_data
 
 KEYS = {"method", "winner", "candidates", "images", "images_exhaustive", "seconds", "selection_accuracy",
         "test_accuracy", "confidence", "margin"}  # fmt: skip
@@ -169,6 +172,27 @@ def test_other_data_are_refused_before_an_image_is_scored(run: RunDirectory, tmp
         rank(run, device="cpu")
     assert "train again" in error.value.hint
     assert not run.rank_path.exists()
+
+
+def test_one_changed_image_is_enough_and_the_same_images_are_not_refused(run: RunDirectory, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for index in range(6):
+                Image.new("L", (20, 20), 40 * index).save(tmp_path / split / label / f"{index}.png")
+    recipe = run.train_path / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('name = "digits"', f'name = "folder:{tmp_path}"', 1))
+    described = open_run_data(run, run_recipe(run)).describe()
+    manifest = json.loads(run.manifest_path.read_text())
+    manifest["stages"]["train"]["data"] = described
+    run.manifest_path.write_text(json.dumps(manifest))
+    assert same_data(run).describe() == described
+    Image.new("L", (20, 20), 7).save(tmp_path / "val" / "b" / "3.png", compress_level=0)
+    with pytest.raises(DataError, match=r"has changed since training: the test images, their labels") as error:
+        same_data(run)
+    assert f"pgnas train --run {run.path} --data folder:{tmp_path} --force" in error.value.hint
 
 
 def test_ranking_before_sampling_names_the_command(run: RunDirectory) -> None:

@@ -56,9 +56,11 @@ def test_masked_multiplies_the_inputs_of_every_layer(make) -> None:
     kept = net(x).detach()
     found = masked_logits(net, masks, x)
     handles = []
-    for name, gate in net.gates.items():
+    for name, layer in net.search_layers.items():
         mask = torch.from_numpy(masks[name]).double()
-        handles.append(gate.register_forward_hook(lambda _m, _i, y, mask=mask: y * mask.view(-1, *[1] * (y.ndim - 2))))
+        handles.append(
+            layer.register_forward_pre_hook(lambda _m, i, mask=mask: (i[0] * mask.view(-1, *[1] * (i[0].ndim - 2)),))
+        )
     wanted = net(x).detach()
     for handle in handles:
         handle.remove()

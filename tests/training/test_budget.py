@@ -14,7 +14,8 @@ from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.budget import (
     LOGIT_BOUND,
-    ParameterBudget,
+    CostBudget,
+    Target,
     clamp_logits,
     reachable,
     resolve_target,
@@ -23,6 +24,11 @@ from pgnas_cli.training.budget import (
 from pgnas_cli.training.loop import train, trained_supernet
 
 TOLERANCE = 2e-3
+PARAMS = Target("params", 1.0)
+
+
+def params_budget(net: Supernet, value: float, **schedule: float) -> CostBudget:
+    return CostBudget(net, Target("params", value), **schedule)
 
 
 def make_net() -> Supernet:
@@ -95,7 +101,7 @@ def test_another_target_is_refused_with_an_example(text: str) -> None:
 def test_reachable_are_the_two_ends_of_the_bounds_and_the_logits_stay(net: Supernet) -> None:
     set_logits(net, "random")
     before = [logit.detach().clone() for logit in net.gate_parameters()]
-    smallest, largest = reachable(net)
+    smallest, largest = reachable(net, PARAMS)
     assert all(map(torch.equal, before, net.gate_parameters()))
     assert smallest < expected(net) < largest < whole(net)
     for how, end in (("dropped", smallest), ("kept", largest)):
@@ -142,7 +148,7 @@ def test_correct_meets_the_target_within_the_bounds(share, kind, granularity, st
     """From p = 0.1 in one call; from saturated logits, which hardly have a gradient, in a few."""
     net = make_chain(granularity)
     target = share * whole(net)
-    budget = ParameterBudget(net, target, start=0.0, reached=0.0)
+    budget = params_budget(net, target, start=0.0, reached=0.0)
     set_logits(net, start)
     distances = [abs(expected(net) - target)]
     while distances[-1] > TOLERANCE * target and len(distances) <= calls:
@@ -156,7 +162,7 @@ def test_correct_meets_the_target_within_the_bounds(share, kind, granularity, st
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
 def test_correct_meets_the_target_of_a_deep_network_in_one_call(net: Supernet, share: float) -> None:
-    budget = ParameterBudget(net, share * whole(net), start=0.0, reached=0.0)
+    budget = params_budget(net, share * whole(net), start=0.0, reached=0.0)
     budget.correct(1.0, metric("sgd"), tolerance=TOLERANCE)
     assert expected(net) == pytest.approx(budget.target, rel=TOLERANCE)
 
@@ -164,8 +170,8 @@ def test_correct_meets_the_target_of_a_deep_network_in_one_call(net: Supernet, s
 @pytest.mark.parametrize("end", [0, 1])
 def test_a_target_at_the_end_of_the_range_saturates_and_stays_within_the_bounds(end: int) -> None:
     net = make_chain()
-    target = reachable(net)[end] * (1.02 if end == 0 else 0.9999)
-    budget = ParameterBudget(net, target, start=0.0, reached=0.0)
+    target = reachable(net, PARAMS)[end] * (1.02 if end == 0 else 0.9999)
+    budget = params_budget(net, target, start=0.0, reached=0.0)
     for _ in range(10):
         budget.correct(1.0, metric("adam"))
         assert all(bool((logit.abs() <= LOGIT_BOUND).all()) for logit in net.gate_parameters())
@@ -175,7 +181,7 @@ def test_a_target_at_the_end_of_the_range_saturates_and_stays_within_the_bounds(
 @pytest.mark.parametrize("end", ["kept", "dropped"])
 def test_one_correction_leads_out_of_saturation(net: Supernet, end: str) -> None:
     net.set_granularity("channel")
-    budget = ParameterBudget(net, 0.5 * whole(net), start=0.0, reached=0.0)
+    budget = params_budget(net, 0.5 * whole(net), start=0.0, reached=0.0)
     set_logits(net, end)
     budget.correct(1.0, metric("adam"))
     assert expected(net) == pytest.approx(budget.target, rel=2 * TOLERANCE)
@@ -183,12 +189,12 @@ def test_one_correction_leads_out_of_saturation(net: Supernet, end: str) -> None
 
 def test_a_target_above_the_range_is_answered_with_the_largest(net: Supernet) -> None:
     with pytest.raises(UsageError) as error:
-        ParameterBudget(net, 2.0 * whole(net), start=0.0, reached=0.5)
+        params_budget(net, 2.0 * whole(net), start=0.0, reached=0.5)
     assert error.value.hint.startswith(("--target-params 0.9", "--target-params 1.0"))
 
 
 def test_correct_changes_nothing_that_is_right_already(net: Supernet) -> None:
-    budget = ParameterBudget(net, expected(net), start=0.0, reached=0.0)
+    budget = params_budget(net, expected(net), start=0.0, reached=0.0)
     before = [logit.detach().clone() for logit in net.gate_parameters()]
     budget.correct(1.0, metric("sgd"))
     assert all(map(torch.equal, before, net.gate_parameters()))
@@ -197,14 +203,14 @@ def test_correct_changes_nothing_that_is_right_already(net: Supernet) -> None:
 
 def test_the_target_falls_linearly_between_start_and_reached(net: Supernet) -> None:
     first = expected(net)
-    budget = ParameterBudget(net, 0.4 * whole(net), start=0.2, reached=0.6)
+    budget = params_budget(net, 0.4 * whole(net), start=0.2, reached=0.6)
     falling = [budget.target_at(progress) for progress in (0.2, 0.3, 0.4, 0.5, 0.6)]
     assert falling == pytest.approx([first + share * (budget.target - first) for share in (0, 0.25, 0.5, 0.75, 1)])
     assert [budget.target_at(progress) for progress in (0.0, 0.6, 1.0)] == [first, budget.target, budget.target]
 
 
 def test_before_the_start_the_size_is_free_and_then_follows_the_schedule(net: Supernet) -> None:
-    budget = ParameterBudget(net, 0.4 * whole(net), start=0.2, reached=0.6)
+    budget = params_budget(net, 0.4 * whole(net), start=0.2, reached=0.6)
     set_logits(net, "random")
     free = expected(net)
     budget.correct(0.19, metric("sgd"))
@@ -216,18 +222,18 @@ def test_before_the_start_the_size_is_free_and_then_follows_the_schedule(net: Su
 
 @pytest.mark.parametrize("share", [1e-5, 1.0])
 def test_an_infeasible_target_names_the_range_and_one_that_works(net: Supernet, share: float) -> None:
-    smallest, largest = reachable(net)
+    smallest, largest = reachable(net, PARAMS)
     with pytest.raises(UsageError, match=f"the gates reach {smallest:.0f} to {largest:.0f}") as error:
-        ParameterBudget(net, share * whole(net), start=0.0, reached=0.5)
+        params_budget(net, share * whole(net), start=0.0, reached=0.5)
     option, _, value = error.value.hint.partition(" ")
     assert option == "--target-params"
-    ParameterBudget(net, resolve_target(value, whole(net)), start=0.0, reached=0.5)
+    params_budget(net, resolve_target(value, whole(net)), start=0.0, reached=0.5)
 
 
 def test_the_state_comes_back_through_json(net: Supernet) -> None:
-    budget = ParameterBudget(net, 0.5 * whole(net), start=0.0, reached=0.5)
+    budget = params_budget(net, 0.5 * whole(net), start=0.0, reached=0.5)
     budget.correct(0.25, metric("sgd"))
-    other = ParameterBudget(net, 0.5 * whole(net), start=0.0, reached=0.5)
+    other = params_budget(net, 0.5 * whole(net), start=0.0, reached=0.5)
     assert other.state() != budget.state()
     other.load_state(json.loads(json.dumps(budget.state())))
     assert other.state() == budget.state()
@@ -241,7 +247,7 @@ def test_a_fixed_point_balances_the_loss_against_the_multiplier(share: float, si
     logits = net.gate_parameters()
     generator = torch.Generator().manual_seed(2)
     centre = [torch.randn(logit.shape, generator=generator) for logit in logits]
-    budget = ParameterBudget(net, share * whole(net), start=0.0, reached=0.0)
+    budget = params_budget(net, share * whole(net), start=0.0, reached=0.0)
     for _ in range(600):
         with torch.no_grad():
             for logit, middle in zip(logits, centre, strict=True):
@@ -265,9 +271,8 @@ def test_a_fixed_point_balances_the_loss_against_the_multiplier(share: float, si
 @pytest.mark.slow
 def test_training_ends_at_the_target_and_so_do_the_candidates(tmp_path) -> None:
     run = restore.create_run(make_net(), tmp_path / "run", options={"explicit": ["in_chans", "img_size"]})
-    recipe = override(
-        load_recipe(None), {"schedule.epochs": 3, "data.batch_size": 32, "budget.target_params": "0.5x", "seed": 3}
-    )
+    changes = {"schedule.epochs": 3, "data.batch_size": 32, "budget.target_params": "0.5x", "seed": 3}
+    recipe = override(load_recipe("posterior"), changes)
     record = train(run, recipe, device="cpu")
     assert record["target_params"] == 0.5 * record["params"]
     assert record["expected_params"] == pytest.approx(record["target_params"], rel=0.02)

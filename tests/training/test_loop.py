@@ -24,7 +24,7 @@ from pgnas_cli.training.data import open_data
 from pgnas_cli.training.loop import train, trained_supernet
 from pgnas_cli.training.objective import Objective, evaluate
 from pgnas_cli.training.optimizers import Optimizers, make_scheduler
-from pgnas_cli.training.seeds import seed_everything
+from pgnas_cli.training.seeds import seed_step
 
 EPOCHS = 3
 TIMES = ("seconds", "images_per_second")
@@ -32,7 +32,7 @@ TIMES = ("seconds", "images_per_second")
 
 def make_recipe(**changes: object) -> Recipe:
     small = {"data.name": "digits", "data.batch_size": 32, "data.limit_train": 320, "schedule.epochs": EPOCHS}
-    return override(load_recipe(None), {**small, **changes})
+    return override(load_recipe("posterior"), {**small, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,9 @@ class Faulty:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int, value: float = math.nan) -> None:
         self.calls, plain = 0, Objective.__call__
 
-        def spoilt(objective: Objective, net: Any, logits: torch.Tensor, labels: torch.Tensor) -> Any:
+        def spoilt(objective: Objective, net: Any, logits: torch.Tensor, labels: torch.Tensor, *, kl: bool) -> Any:
             self.calls += 1
-            return plain(objective, net, logits * value if self.calls == step + 1 else logits, labels)
+            return plain(objective, net, logits * value if self.calls == step + 1 else logits, labels, kl=kl)
 
         monkeypatch.setattr(Objective, "__call__", spoilt)
 
@@ -160,13 +160,14 @@ def test_a_seed_decides_every_bit(trained: RunDirectory, new_run) -> None:
     assert not same(weights(other), weights(trained))
 
 
-def test_noise_depends_on_seed_and_epoch_alone() -> None:
-    drawn = set()
-    for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+def test_what_a_step_draws_depends_on_its_key_and_the_rank_and_the_gates_share_theirs() -> None:
+    drawn, gates = set(), set()
+    for key, rank in (("0/0", 0), ("0/1", 0), ("0/0", 1), ("0/0", 0)):
         torch.rand(3)
-        seed_everything(seed, epoch)
+        gates.add(seed_step(key, rank))
         drawn.add(float(torch.rand(())))
     assert len(drawn) == 3
+    assert len(gates) == 2
 
 
 def test_resuming_past_a_damaged_checkpoint_ends_in_the_same_bits(trained: RunDirectory, trained_copy) -> None:
@@ -377,8 +378,8 @@ def test_weights_that_are_not_finite_are_never_checkpointed(new_run, monkeypatch
     whole = Optimizers.step
     last = 20  # of the second epoch: ten steps each
 
-    def poisoned(self: Optimizers, step: int) -> None:
-        whole(self, step)
+    def poisoned(self: Optimizers, step: int, *options: Any, **more: Any) -> None:
+        whole(self, step, *options, **more)
         if step == last - 1:
             with torch.no_grad():
                 self.weights.param_groups[0]["params"][0].fill_(float("nan"))

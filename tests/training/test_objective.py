@@ -29,7 +29,7 @@ def net() -> Supernet:
 
 
 def recipe(**changes: object) -> Recipe:
-    return override(load_recipe(None), {f"objective.{name}": value for name, value in changes.items()})
+    return override(load_recipe("posterior"), {f"objective.{name}": value for name, value in changes.items()})
 
 
 def losses(net: Supernet, chosen: Recipe):

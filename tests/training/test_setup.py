@@ -1,4 +1,4 @@
-"""The device, and a supernet adapted to the data."""
+"""A supernet adapted to the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors
 from pgnas_cli.training.budget import uniform_rate
-from pgnas_cli.training.setup import choose_device, open_run_data, prepare
+from pgnas_cli.training.setup import open_run_data, prepare
 
 TINY = "shakeshake26_2x2d"
 
@@ -24,70 +24,11 @@ def make_run(folder: Path, arch: str = TINY, explicit: tuple[str, ...] = (), **s
 
 
 def digits(**changes: object) -> Recipe:
-    return override(load_recipe(None), {"data.name": "digits", **changes})
+    return override(load_recipe("posterior"), {"data.name": "digits", **changes})
 
 
 def stored(run: RunDirectory) -> dict[str, torch.Tensor]:
     return load_tensors(run.supernet_path, hint="")[0]
-
-
-# ---- devices ----
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool = False) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "mps", "arguments", "chosen"),
-    [
-        (0, False, {}, "cpu"),
-        (2, True, {}, "cuda"),
-        (0, True, {}, "mps"),
-        (2, False, {"device": "cpu"}, "cpu"),
-        (2, False, {"device": "cuda:1"}, "cuda:1"),
-        (2, False, {"gpus": "1"}, "cuda:1"),
-        (0, True, {"device": "mps"}, "mps"),
-    ],
-)
-def test_the_chosen_device(monkeypatch, gpus: int, mps: bool, arguments: dict[str, str], chosen: str) -> None:
-    pretend(monkeypatch, gpus, mps)
-    assert choose_device(**arguments) == torch.device(chosen)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "arguments", "named"),
-    [
-        (0, {"gpus": "7"}, "--gpus 7"),
-        (2, {"gpus": "0,2"}, "GPU 2"),
-        (2, {"gpus": "-1"}, "GPU -1"),
-        (1, {"gpus": "all"}, "all"),
-        (1, {"gpus": ""}, "--gpus"),
-        (0, {"device": "cuda"}, "--device cuda"),
-        (1, {"device": "cuda:1"}, "--device cuda:1"),
-        (1, {"device": "mps"}, "--device mps"),
-        (1, {"device": "meta"}, "--device meta"),
-        (1, {"device": "toaster"}, "toaster"),
-    ],
-)
-def test_a_device_that_is_not_there_is_refused_naming_those_that_are(monkeypatch, gpus, arguments, named) -> None:
-    pretend(monkeypatch, gpus)
-    with pytest.raises(UsageError) as error:
-        choose_device(**arguments)
-    assert named in str(error.value)
-    here = ", ".join([*(f"cuda:{index}" for index in range(gpus)), "cpu"])
-    assert f"devices here: {here}" in error.value.hint
-
-
-def test_several_gpus_are_refused_with_the_first(monkeypatch) -> None:
-    pretend(monkeypatch, 2)
-    with pytest.raises(UsageError) as error:
-        choose_device(gpus="1,0")
-    assert error.value.hint == "--gpus 1"
-
-
-# ---- adaptation ----
 
 
 def test_a_supernet_that_fits_is_loaded_as_it_is(tmp_path: Path) -> None:

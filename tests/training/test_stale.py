@@ -23,7 +23,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     folder = tmp_path_factory.mktemp("finished") / "run"
     run = restore.create_run(net, folder, options={"explicit": ["in_chans", "img_size"]})
     recipe = {"data.name": "digits", "data.batch_size": 32, "data.limit_train": 320, "schedule.epochs": 2}
-    train(run, override(load_recipe(None), recipe), device="cpu")
+    train(run, override(load_recipe("posterior"), recipe), device="cpu")
     sample(run, n=3)
     return run
 
@@ -70,7 +70,7 @@ def test_a_recipe_without_data_takes_what_the_environment_names(run: RunDirector
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PGNAS_DATA", raising=False)
     said: list[str] = []
-    recipe = override(load_recipe(None), {"schedule.epochs": 1, "data.limit_train": 64, "data.batch_size": 32})
+    recipe = override(load_recipe("posterior"), {"schedule.epochs": 1, "data.limit_train": 64, "data.batch_size": 32})
     train(run, recipe, force=True, device="cpu", notice=said.append)
     assert said[0].startswith("no data named: using the embedded digits")
     assert restore.run_recipe(run).data.name == "digits"

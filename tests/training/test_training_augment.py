@@ -260,7 +260,7 @@ def test_jitter_of_files_can_be_switched_off_and_on(folder: Path) -> None:
 
     def steps(size: int, strength: float | None) -> str:
         data = open_data(f"folder:{folder}", img_size=size, augmentation=Augmentation(color_jitter=strength))
-        return str(data.parts["train"].store._transform())
+        return str(data.parts["train"].store._transform(data.norm))
 
     assert "ColorJitter" not in steps(64, None)
     assert "brightness=(0.5, 1.5)" in steps(64, 0.5)

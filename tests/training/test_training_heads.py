@@ -22,6 +22,7 @@ from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.distributed import World
 from pgnas_cli.training.loop import train, trained_supernet
 from pgnas_cli.training.objective import Objective
 from pgnas_cli.training.setup import open_run_data, prepare
@@ -72,7 +73,7 @@ def test_the_auxiliary_loss_is_weight_times_cross_entropy(headed: Supernet, weig
     wanted = weight * F.cross_entropy(headed.auxiliary_logits(), labels, label_smoothing=smoothing)
     torch.testing.assert_close(found.auxiliary, wanted)
     torch.testing.assert_close(found.total, found.cross_entropy + found.kl + found.penalty + wanted)
-    assert found.values()["auxiliary"] == pytest.approx(wanted.item())
+    assert float(found.terms()["auxiliary"]) == pytest.approx(wanted.item())
     torch.autograd.backward(found.auxiliary)
     assert headed.backbone.auxiliary.weight.grad.abs().max() > 0
     assert headed.backbone.fc.weight.grad is None
@@ -91,7 +92,7 @@ def test_without_a_head_there_is_no_auxiliary_loss(headed: Supernet, why: str) -
     logits = net(torch.randn(4, 1, 5, 5))
     found = objective(auxiliary_weight=0.0 if why == "weight 0" else 0.4)(net, logits, torch.tensor([0, 2, 1, 1]))
     assert found.auxiliary is None
-    assert found.values().keys() == {"loss", "cross_entropy", "kl"}
+    assert found.terms().keys() == {"loss", "cross_entropy", "kl"}
     torch.testing.assert_close(found.total, found.cross_entropy + found.kl + found.penalty)
 
 
@@ -100,7 +101,7 @@ def test_without_a_head_there_is_no_auxiliary_loss(headed: Supernet, why: str) -
 
 def make_recipe(**changes: object) -> Recipe:
     small = {"data.name": "digits", "data.batch_size": 32, "data.limit_train": 64, "schedule.epochs": 1}
-    return override(load_recipe(None), {**small, **changes})
+    return override(load_recipe("posterior"), {**small, **changes})
 
 
 def make_run(folder: Path, arch: str) -> RunDirectory:
@@ -201,7 +202,7 @@ def test_resuming_with_everything_on_ends_in_the_same_bits(headed_run: RunDirect
 @pytest.mark.parametrize("rate", [0.4, 0.0])
 def test_drop_path_grows_with_depth_and_with_every_step(enas, monkeypatch, rate: float) -> None:
     recipe = make_recipe(**{"schedule.epochs": 2, "objective.drop_path": rate})
-    trainer = Trainer(enas, prepare(enas, recipe, open_run_data(enas, recipe)), torch.device("cpu"))
+    trainer = Trainer(enas, prepare(enas, recipe, open_run_data(enas, recipe)), World())
     paths = [module for module in trainer.net.modules() if "depth_share" in vars(module)]
     shares = [path.depth_share for path in paths]
     assert max(shares) == 1.0
@@ -209,13 +210,13 @@ def test_drop_path_grows_with_depth_and_with_every_step(enas, monkeypatch, rate:
     seen = []
     whole = Objective.__call__
 
-    def spy(self: Objective, net: Supernet, logits: Tensor, labels: Tensor) -> object:
+    def spy(self: Objective, net: Supernet, logits: Tensor, labels: Tensor, *, kl: bool) -> object:
         seen.append([path.drop_prob for path in paths])
-        return whole(self, net, logits, labels)
+        return whole(self, net, logits, labels, kl=kl)
 
     monkeypatch.setattr(Objective, "__call__", spy)
     for _ in range(2):
-        trainer.train_epoch(lambda progress: None)
+        trainer.train_epoch(lambda progress: None, lambda: None)
     assert seen == [[pytest.approx(rate * share * (step + 1) / 4) for share in shares] for step in range(4)]
 
 
@@ -226,5 +227,5 @@ def test_the_recipe_says_how_many_candidates_are_drawn_unless_n_does(shake, tmp_
     run = copy(shake, tmp_path)
     train(run, make_recipe(**{"sampling.candidates": 7, "objective.initial_drop": 0.4}), device="cpu")
     for draw in (sample, partial(command.draw, limits={})):
-        assert draw(run, n=None)["candidates"] == 7
-        assert draw(run, n=3)["candidates"] == 3
+        assert draw(run, n=None, source="final")["candidates"] == 7
+        assert draw(run, n=3, source="final")["candidates"] == 3

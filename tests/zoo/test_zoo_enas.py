@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections import Counter
 from pathlib import Path
@@ -47,6 +48,14 @@ def randomise(net: nn.Module, seed: int = 0) -> None:
             module.running_var.uniform_(0.5, 1.5, generator=g)
             module.weight.data.uniform_(0.5, 1.5, generator=g)
             module.bias.data.normal_(0, 0.2, generator=g)
+
+
+@functools.cache
+def randomised(*, surrogates: bool) -> Supernet:
+    """Shared: a test may mask it, and leaves it as it was."""
+    net = supernet(surrogate_pools=surrogates)
+    randomise(net)
+    return net
 
 
 def pictures(net: Supernet, n: int = 2) -> Tensor:
@@ -336,8 +345,7 @@ def masks_of(net: Supernet, keep: float, seed: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("surrogates", [False, True], ids=["plain", "surrogates"])
 def test_masked_is_compact(surrogates: bool, keep: float) -> None:
-    net = supernet(surrogate_pools=surrogates)
-    randomise(net)
+    net = randomised(surrogates=surrogates)
     images = pictures(net)
     masks = masks_of(net, keep, seed=int(10 * keep))
     candidate = net.candidate(masks)
@@ -352,20 +360,23 @@ def test_masked_is_compact(surrogates: bool, keep: float) -> None:
 
 @pytest.mark.parametrize("cell", [3, 5], ids=["normal", "reduction"])
 def test_a_branch_whose_surrogate_is_dropped_is_gone(cell: int) -> None:
-    net = supernet(surrogate_pools=True)
-    randomise(net)
+    net = randomised(surrogates=True)
     masks = {name: np.ones(gate.channels, bool) for name, gate in net.gates.items()}
     branches = [f"cells.{cell}.branches.{i}" for i in range(10) if f"cells.{cell}.branches.{i}.surrogate" in net.gates]
     assert len(branches) == 4
     for name in branches:
         masks[f"{name}.surrogate"][:] = False
     outputs: dict[str, Tensor] = {}
-    for name in branches:
+    hooks = [
         net.backbone.get_submodule(name).register_forward_hook(
             lambda _module, _inputs, output, name=name: outputs.update({name: output})
         )
+        for name in branches
+    ]
     with torch.no_grad(), net.masked(masks):
         masked = net(pictures(net))
+    for hook in hooks:
+        hook.remove()
     assert all((outputs[name] == 0).all() for name in branches)
     small = net.compact(masks)
     assert not any(name == b or name.startswith(f"{b}.") for name, _ in small.named_modules() for b in branches)
@@ -374,9 +385,7 @@ def test_a_branch_whose_surrogate_is_dropped_is_gone(cell: int) -> None:
 
 
 def test_untouched_surrogates_are_folded_into_the_plain_network() -> None:
-    plain, larger = supernet(), supernet(surrogate_pools=True)
-    randomise(plain)
-    randomise(larger)
+    plain, larger = randomised(surrogates=False), randomised(surrogates=True)
     masks = masks_of(plain, 0.7, seed=5)
     whole = {name: np.ones(gate.channels, bool) for name, gate in larger.gates.items() if name not in masks}
     first, second = plain.candidate(masks), larger.candidate(masks | whole)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pgnas_zoo import timm_cnn
 
 from pgnas_cli import inflate
 from pgnas_cli.supernet.proof import prove
 
 FEW = {"stem": "backbone"}  # few pixels inside
+# beginning of a name -> what makes the network narrower, its layers being the same
+NARROW = {"vgg": {"mlp_ratio": 0.02}, "nasnetalarge": {"num_features": 24 * 16, "stem_size": 16}}
 # architecture, image size, least number of gated layers, options
 ZOO = [
     ("resnet18", 32, 19, {}),
@@ -88,7 +91,8 @@ def test_families_of_the_zoo(arch: str, img_size: int, gated: int, options: dict
 
 
 @pytest.mark.parametrize(("arch", "img_size", "gated"), TIMM)
-def test_families_of_timm(arch: str, img_size: int, gated: int) -> None:
+def test_families_of_timm(arch: str, img_size: int, gated: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm_cnn, "OPTIONS", timm_cnn.OPTIONS | NARROW)
     check(arch, img_size, gated, {})
 
 

@@ -1,0 +1,109 @@
+"""What a budget holds the network at: a number of parameters or multiply-adds, or a latency by a table."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pgnas_cli.recipe import Budget
+from pgnas_cli.sizes import Relative, parse_count, parse_seconds
+from pgnas_cli.supernet.latency import LatencyTable, candidate_latency, expected_latency
+from pgnas_cli.supernet.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Target:
+    """A cost and the value it is held at.
+
+    Args:
+        unit: "params", "macs" (of one image) or "latency" (seconds).
+        value: the expectation that is wanted at the end.
+        table: what operations take; for a latency only.
+
+    Raises:
+        ValueError: another unit, or a latency without a table.
+    """
+
+    unit: str
+    value: float
+    table: LatencyTable | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("params", "macs", "latency"):
+            raise ValueError(f"unit is {self.unit!r}, it should be params, macs or latency")
+        if (self.unit == "latency") != (self.table is not None):
+            raise ValueError("a target in latency needs a table, and no other takes one")
+
+    @property
+    def option(self) -> str:
+        """The option that sets it."""
+        return f"--target-{self.unit}"
+
+    def expectation(self, net: Supernet) -> Tensor:
+        """E[cost] of the compact network under the posterior, a scalar tensor that the drop logits differentiate."""
+        if self.table is not None:
+            return expected_latency(net, self.table)
+        cost = net.cost()
+        return cost.expected_params if self.unit == "params" else cost.expected_macs
+
+    def whole(self, net: Supernet) -> float:
+        """Cost of the network with everything kept."""
+        if self.table is not None:
+            return self.table.full_seconds
+        return float(getattr(net.kept_cost(), self.unit))
+
+    def shown(self, value: float) -> str:
+        """A value of this cost for a message."""
+        return f"{1e3 * value:.4g} ms" if self.unit == "latency" else f"{value:.0f}"
+
+
+def find_target(net: Supernet, budget: Budget, table: LatencyTable | None) -> Target | None:
+    """The target of a recipe as a number: "0.5x" is half of what the supernet costs with everything kept.
+
+    Raises:
+        UsageError: the text is no such size or time.
+        ValueError: the recipe names a latency, and there is no table.
+    """
+    if budget.target_latency is not None:
+        if table is None:
+            raise ValueError("a target in latency needs a table")
+        seconds = parse_seconds(budget.target_latency, "--target-latency")
+        value = seconds.factor * table.full_seconds if isinstance(seconds, Relative) else seconds
+        return Target("latency", value, table)
+    for unit, text in (("params", budget.target_params), ("macs", budget.target_macs)):
+        if text is not None:
+            size = parse_count(text, f"--target-{unit}")
+            whole = float(getattr(net.kept_cost(), unit))
+            return Target(unit, size.factor * whole if isinstance(size, Relative) else float(size))
+    return None
+
+
+def sampled_cost(
+    net: Supernet, table: LatencyTable | None = None, *, candidates: int = 64, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """What candidates drawn from the posterior cost exactly, each counted by itself.
+
+    Args:
+        net: the supernet.
+        table: by which their latency is predicted.
+        candidates: draws; those whose logits do not depend on the image are left out, as `pgnas sample` does.
+        seed: of the draws.
+
+    Returns:
+        "params", "macs" and, with a table, "latency" (seconds) -> {"mean", "sd"}; empty if no draw can be used.
+    """
+    posterior, generator = net.posterior(), np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(candidates):
+        masks = posterior.draw(generator)
+        cost = net.assess(masks)
+        if not cost.usable:
+            continue
+        found.setdefault("params", []).append(cost.params)
+        found.setdefault("macs", []).append(cost.macs)
+        if table is not None:
+            found.setdefault("latency", []).append(candidate_latency(net, masks, table))
+    return {unit: {"mean": statistics.fmean(values), "sd": statistics.pstdev(values)} for unit, values in found.items()}

@@ -1,0 +1,156 @@
+"""Budgets in multiply-adds and latency: the target as it is typed, the correction, what candidates then cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pgnas_cli import compact as compaction
+from pgnas_cli import inflate
+from pgnas_cli.errors import UsageError
+from pgnas_cli.recipe_file import load_recipe, override
+from pgnas_cli.supernet.latency import Entry, LatencyTable, candidate_latency
+from pgnas_cli.supernet.latency_measure import measure_table
+from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.budget import LOGIT_BOUND, CostBudget, Target, clamp_logits, make_budget, sampled_cost
+from pgnas_cli.training.cost_target import find_target
+
+UNITS = ("params", "macs", "latency")
+
+
+def make_net(seed: int = 0) -> Supernet:
+    return inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def table() -> LatencyTable:
+    """Times that follow a rule: 0.1 us for every operation, 5 ns for every pair of channels."""
+    measured = measure_table(make_net(), runs=1)
+    entries = {
+        key: Entry(entry.axes, tuple(1e-7 + 5e-9 * math.prod(sizes) for sizes in product(*entry.axes)))
+        for key, entry in measured.entries.items()
+    }
+    plain = dataclasses.replace(measured, entries=entries, calibration=())
+    whole = float(plain.seconds(compaction.expected(make_net().graph, {})))
+    return dataclasses.replace(plain, whole=(whole, 4e-4), calibration=((whole / 2, 3e-4), (whole, 4e-4)))
+
+
+def target(net: Supernet, unit: str, share: float, table: LatencyTable) -> Target:
+    by = table if unit == "latency" else None
+    return Target(unit, share * Target(unit, 1.0, by).whole(net), by)
+
+
+@pytest.mark.parametrize(
+    ("unit", "granularity", "share"),
+    [("params", "group", 0.5), ("macs", "group", 0.5), ("latency", "group", 0.8), ("latency", "channel", 0.8)],
+)
+def test_a_short_training_ends_at_the_target_and_so_do_the_candidates(unit, granularity, share, table) -> None:
+    """A loss on the logits alone, which wants another size; after the last correction E[cost] is within 2 %."""
+    net = make_net()
+    net.set_granularity(granularity)
+    logits = [gate.drop_logit for gate in net.gates.values()]
+    generator = torch.Generator().manual_seed(1)
+    wanted = [2 * torch.randn(logit.shape, generator=generator) for logit in logits]
+    goal = target(net, unit, share, table)
+    budget = CostBudget(net, goal, start=0.1, reached=0.5)
+    optimizer, steps = torch.optim.Adam(logits, lr=0.05), 24
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        torch.stack([(a - b).square().sum() for a, b in zip(logits, wanted, strict=True)]).sum().backward()
+        optimizer.step()
+        clamp_logits(logits)
+        if step % 4 == 0:
+            budget.correct(step / steps, lambda logit: 1.0, travelled=0.2)
+    with torch.no_grad():
+        assert float(goal.expectation(net)) == pytest.approx(goal.value, rel=0.02)
+    assert budget.expected == pytest.approx(goal.value, rel=0.02)
+    sampled = sampled_cost(net, table, candidates=64, seed=0)[unit]
+    assert sampled["mean"] == pytest.approx(goal.value, rel=0.05)
+    assert sampled["sd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "unit", "share"),
+    [
+        ("target_params", "0.5x", "params", 0.5),
+        ("target_macs", "0.25x", "macs", 0.25),
+        ("target_latency", "0.6x", "latency", 0.6),
+        ("target_latency", "240us", "latency", 0.6),
+        ("target_latency", "0.24 ms", "latency", 0.6),
+    ],
+)
+def test_a_recipe_names_one_cost(key: str, text: str, unit: str, share: float, table) -> None:
+    net = make_net()
+    found = make_budget(net, override(load_recipe("posterior"), {f"budget.{key}": text}), table)
+    assert found.unit == unit
+    assert found.target == pytest.approx(share * target(net, unit, 1.0, table).value)
+    row = found.log(1.0)
+    assert row[f"target_{unit}"] == found.target
+    assert ("expected_latency" in row) == (unit == "latency")
+
+
+def test_a_recipe_without_a_target_has_no_budget(table) -> None:
+    assert make_budget(make_net(), load_recipe("posterior"), table) is None
+
+
+def test_an_absolute_number_of_macs() -> None:
+    recipe = override(load_recipe("posterior"), {"budget.target_macs": "50M"})
+    assert find_target(make_net(), recipe.budget, None) == Target("macs", 50e6)
+
+
+@pytest.mark.parametrize(
+    ("unit", "share"), [("params", 1e-7), ("params", 3.0), ("macs", 3.0), ("latency", 1e-7), ("latency", 3.0)]
+)
+def test_an_infeasible_target_names_its_option_and_one_that_works(unit: str, share: float, table) -> None:
+    net = make_net()
+    with pytest.raises(UsageError, match=rf"E\[{unit}\] cannot be held") as error:
+        CostBudget(net, target(net, unit, share, table), start=0.0, reached=0.5)
+    option, text = error.value.hint.split()
+    assert option == f"--target-{unit}"
+    recipe = override(load_recipe("posterior"), {f"budget.target_{unit}": text})
+    assert make_budget(net, recipe, table) is not None
+
+
+@pytest.mark.parametrize("unit", ["macs", "latency"])
+@pytest.mark.parametrize("end", [LOGIT_BOUND, -LOGIT_BOUND])
+def test_corrections_lead_out_of_saturation(unit: str, end: float, table) -> None:
+    net = make_net()
+    goal = target(net, unit, 0.5, table)
+    budget = CostBudget(net, goal, start=0.0, reached=0.0)
+    for logit in net.gate_parameters():
+        nn.init.constant_(logit, end)
+    for _ in range(3):
+        budget.correct(1.0, lambda logit: 1.0)
+    assert budget.expected == pytest.approx(goal.value, rel=0.005)
+    assert all(bool((logit.abs() <= LOGIT_BOUND).all()) for logit in net.gate_parameters())
+
+
+@pytest.mark.parametrize(("unit", "with_table"), [("latency", False), ("params", True), ("seconds", False)])
+def test_a_target_that_makes_no_sense_is_refused(unit: str, with_table: bool, table) -> None:
+    with pytest.raises(ValueError, match=r"unit is|needs a table"):
+        Target(unit, 1.0, table if with_table else None)
+
+
+def test_sampled_cost_is_that_of_its_candidates(table) -> None:
+    net = make_net()
+    found = sampled_cost(net, table, candidates=5, seed=3)
+    posterior, generator = net.posterior(), np.random.default_rng(3)
+    masks = [posterior.draw(generator) for _ in range(5)]
+    assert found["params"]["mean"] == np.mean([net.assess(m).params for m in masks])
+    assert found["macs"]["sd"] == pytest.approx(np.std([net.assess(m).macs for m in masks]))
+    assert found["latency"]["mean"] == pytest.approx(np.mean([candidate_latency(net, m, table) for m in masks]))
+    assert set(sampled_cost(net, candidates=2)) == {"params", "macs"}
+
+
+def test_draws_that_see_no_image_are_left_out() -> None:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = Supernet(backbone, {"2": [4]}, input_size=(1, 6, 6))
+    nn.init.constant_(net.gates["2"].drop_logit, 40.0)
+    assert sampled_cost(net, candidates=3) == {}
