@@ -16,7 +16,7 @@ from pgnas_cli.recipe_file import load_recipe, override, parse_setting
 from pgnas_cli.run import RunDirectory
 
 if TYPE_CHECKING:
-    from pgnas_cli.training.trainer import TrainProgress
+    from pgnas_cli.training.progress import TrainProgress
 
 DataDirOption = options.DataDir
 DeviceOption = options.Device

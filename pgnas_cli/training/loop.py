@@ -29,8 +29,9 @@ from pgnas_cli.training.latency_table import TABLE, read_table, write_table
 from pgnas_cli.training.launch import StopSignal, launch
 from pgnas_cli.training.logs import Logs, require_tensorboard
 from pgnas_cli.training.objective import Objective
+from pgnas_cli.training.progress import Notice, Report, ignore
 from pgnas_cli.training.setup import Prepared, open_run_data, prepare, with_data
-from pgnas_cli.training.trainer import Notice, Report, Trainer, ignore
+from pgnas_cli.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

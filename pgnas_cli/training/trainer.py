@@ -6,7 +6,6 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from pgnas_cli.training.mix import Mix
 from pgnas_cli.training.objective import Objective, evaluate
 from pgnas_cli.training.oom import is_out_of_memory, out_of_memory
 from pgnas_cli.training.optimizers import Optimizers
+from pgnas_cli.training.progress import Report, TrainProgress
 from pgnas_cli.training.setup import Prepared
 from pgnas_cli.training.sums import EpochSums
 
@@ -41,31 +41,6 @@ BUDGET_INTERVAL = 4
 """Steps between two corrections of the expected size, which the last step always ends with."""
 ASYNC_INTERVAL = 10
 """Steps between two looks at the loss on an accelerator, which computes ahead; the CPU is looked at every step."""
-
-
-@dataclass(frozen=True)
-class TrainProgress:
-    """What training reports after a step.
-
-    Args:
-        epoch, epochs: epochs done and planned.
-        step, steps: optimiser steps done and planned.
-        metrics: label -> value, for a progress bar.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    metrics: Mapping[str, float | str]
-
-
-Report = Callable[[TrainProgress], None]
-Notice = Callable[[str], None]
-
-
-def ignore(_: object) -> None:
-    """The progress callback of a caller who wants none."""
 
 
 class Trainer:

@@ -23,7 +23,7 @@ from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 from pgnas_cli.training.checkpoint import last_checkpoint
 from pgnas_cli.training.loop import train
-from pgnas_cli.training.trainer import TrainProgress
+from pgnas_cli.training.progress import TrainProgress
 
 PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
 TINY = "shakeshake26_2x4d"
