@@ -82,7 +82,8 @@ def join(kind: str, devices: Sequence[int] | None = None) -> World:
     else:
         _share_threads(local_size)
     if size > 1:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
+        # what is said between steps lies on the CPU, so that no step waits for a GPU because of it
+        dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
     return World(rank, size, local_rank, local_size, device)
 
 
@@ -178,7 +179,7 @@ def broadcast_object(value: T, world: World) -> T:
     if world.size == 1:
         return value
     held = [value]
-    dist.broadcast_object_list(held, src=0, device=world.device)
+    dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
     return held[0]
 
 
@@ -187,7 +188,7 @@ def reduce_sums(sums: Mapping[str, float], world: World) -> dict[str, float]:
     if world.size == 1 or not sums:
         return dict(sums)
     names = sorted(sums)
-    values = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=world.device)
+    values = torch.tensor([sums[name] for name in names], dtype=torch.float64)
     dist.all_reduce(values)
     return dict(zip(names, values.tolist(), strict=True))
 
@@ -196,7 +197,7 @@ def agree(signum: int, due: bool, world: World) -> tuple[int, bool]:
     """The largest signal that any process has seen, and whether any finds a checkpoint due: the same on all of them."""
     if world.size == 1:
         return signum, due
-    flags = torch.tensor([signum, int(due)], device=world.device)
+    flags = torch.tensor([signum, int(due)])
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     signum, most = (int(flag) for flag in flags.tolist())
     return signum, bool(most)

@@ -63,7 +63,8 @@ def test_fewer_than_asked_is_a_warning(run: RunDirectory) -> None:
     record = sample(run, n=8, seed=1, max_params=smallest)
     assert 1 <= record["candidates"] == len(read_candidates(run)) < 8
     (warning,) = record["warnings"]
-    assert warning.startswith(f"{record['candidates']} distinct candidates in 400 draws, 8 were asked for")
+    found = "1 distinct candidate" if record["candidates"] == 1 else f"{record['candidates']} distinct candidates"
+    assert warning.startswith(f"{found} in 400 draws, 8 were asked for")
     assert f"{record['too_large']} above the limits" in warning
 
 
