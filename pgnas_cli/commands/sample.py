@@ -67,7 +67,7 @@ def render(record: dict[str, Any]) -> None:
     ]
     how = f"{record['draws']} draws ({record['strategy']}, {seconds(record['seconds'])})"
     console.table(
-        f"{record['candidates']} distinct candidates in {how}",
+        f"{record['candidates']} distinct candidate{'s' if record['candidates'] > 1 else ''} in {how}",
         ["", "mean", "min", "max"],
         rows,
         justify=["left", "right", "right", "right"],

@@ -72,8 +72,6 @@ def sample(
         progress=progress,
     )  # fmt: skip
     digest = write_candidates(run, net, found)
-    sizes = [candidate.params for candidate in found]
-    macs = [candidate.macs for candidate in found]
     record = {
         "candidates": len(found),
         "asked": n,
@@ -87,14 +85,18 @@ def sample(
         "duplicates": report.duplicates,
         "unusable": report.unusable,
         "too_large": report.too_large,
-        "params": {"mean": sum(sizes) / len(sizes), "min": min(sizes), "max": max(sizes)},
-        "macs": {"mean": sum(macs) / len(macs), "min": min(macs), "max": max(macs)},
+        "params": _spread([candidate.params for candidate in found]),
+        "macs": _spread([candidate.macs for candidate in found]),
         "sha256": digest,
         "seconds": time.perf_counter() - started,
     }
     run.finish("sample", record)
     committed = source == "final" and run.require("train").get("soft") is not None
     return {**record, "warnings": _warnings(record, trained_rate, committed=committed)}
+
+
+def _spread(costs: list[int]) -> dict[str, float]:
+    return {"mean": sum(costs) / len(costs), "min": min(costs), "max": max(costs)}
 
 
 def sampled_supernet(run: RunDirectory, device: torch.device | str = "cpu") -> Supernet:

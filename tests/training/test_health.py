@@ -79,8 +79,9 @@ def test_a_posterior_that_is_not_learned_is_not_watched() -> None:
     [(2, 0.0, []), (3, 0.0, [3]), (8, 0.0, [3]), (40, 0.0, [10]), (40, 0.5, [25]), (40, 0.99, [40])],
 )
 def test_gates_that_never_move_are_named_when_they_should_have(epochs: int, warmup: float, said: list[int]) -> None:
-    drift = lambda share: posterior(0.1 + 0.0005 * share)  # noqa: E731
-    assert run(epochs, drift, monitor(warmup=warmup)) == [(epoch, "frozen") for epoch in said]
+    assert run(epochs, lambda share: posterior(0.1 + 0.0005 * share), monitor(warmup=warmup)) == [
+        (epoch, "frozen") for epoch in said
+    ]
 
 
 def test_one_layer_that_stands_still_is_enough_and_is_named() -> None:

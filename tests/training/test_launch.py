@@ -57,7 +57,7 @@ def pids(folder: Path) -> list[int]:
 def test_the_first_signal_is_noted_and_the_second_acts(signum: signal.Signals, raised: type[BaseException]) -> None:
     before = signal.getsignal(signum)
     if signum == signal.SIGTERM:  # as pgnas has it; the default would end the tests
-        before = lambda *_: sys.exit(143)  # noqa: E731
+        before = lambda *_: sys.exit(143)  # noqa: E731 - one of two handlers
     outside = signal.signal(signum, before)
     try:
         with StopSignal() as stop:
