@@ -83,19 +83,27 @@ def inflate(
     )
     result = _result(net, wanted)
     given = {"num_classes": classes, "in_chans": in_chans, "img_size": img_size}
-    options = {
+    options = _entered(net, given, pretrained=pretrained, weights=weights)
+    created = restore.create_run(net, run, options={**options, "seconds": time.perf_counter() - started})
+    result = {"run": str(created.path), **result, "seconds": time.perf_counter() - started}
+    console.result(result, lambda: _render(result))
+    console.next_command(_following(created.path, result["recipe"], newest=run is None))
+
+
+def _entered(net: Supernet, given: dict[str, int | None], *, pretrained: bool, weights: Path | None) -> dict[str, Any]:
+    """What the manifest keeps of how the supernet was made, beside its description."""
+    return {
         "explicit": [name for name, value in given.items() if value is not None],
         "pretrained": pretrained,
         "weights": None if weights is None else str(weights.absolute()),
         **({} if net.inherited is None else asdict(net.inherited)),
-        "seconds": time.perf_counter() - started,
     }
-    created = restore.create_run(net, run, options=options)
-    result = {"run": str(created.path), **result, "seconds": time.perf_counter() - started}
-    console.result(result, lambda: _render(result))
-    newest = run is None and "PGNAS_RUN" not in os.environ
-    typed = "pgnas train" if newest else f"pgnas train --run {created.path}"
-    console.next_command(f"{typed} --recipe {result['recipe']}" if result["recipe"] else typed)
+
+
+def _following(run: Path, recipe: str | None, *, newest: bool) -> str:
+    """The command that trains the run; the newest one need not be named, unless the environment names another."""
+    typed = "pgnas train" if newest and "PGNAS_RUN" not in os.environ else f"pgnas train --run {run}"
+    return f"{typed} --recipe {recipe}" if recipe else typed
 
 
 def _result(net: Supernet, wanted: int | None) -> dict[str, Any]:

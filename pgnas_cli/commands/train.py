@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -125,7 +126,7 @@ def run_training(found: RunDirectory, recipe: Recipe | None, **options: Any) -> 
         except UsageError:
             raise RunError(f"{found.path} has no training to resume", f"pgnas train --run {found.path}") from None
     with console.progress("train", total, unit="epochs") as bar:
-        return train_run(found, recipe, report=_Reporter(bar), notice=console.note, **options)
+        return train_run(found, recipe, report=_Reporter(bar), notice=console.note, warn=console.warn, **options)
 
 
 class _Reporter:
@@ -148,11 +149,9 @@ def render(record: dict[str, Any]) -> None:
         ["supernet", f"{human(whole)} parameters"],
         ["E[parameters]", f"{human(expected)}, {expected / whole:.3f} of the supernet"],
     ]
-    rows += [
-        ["target", _target(record, unit)]
-        for unit in ("params", "macs", "latency")
-        if record[f"target_{unit}"] is not None
-    ]
+    for unit in ("params", "macs", "latency"):
+        if record[f"target_{unit}"] is not None:
+            rows += _target(record, unit)
     p = record["p"]
     rows.append(["p of the channels", f"mean {p['mean']:.3f}, {100 * p['above_0.95']:.1f} % above 0.95"])
     accuracy = record["selection_accuracy"]
@@ -163,14 +162,30 @@ def render(record: dict[str, Any]) -> None:
     console.table("", ["training", ""], rows)
 
 
-def _target(record: dict[str, Any], unit: str) -> str:
-    """A target, how far the expectation is from it, and what candidates drawn from the posterior cost."""
+def _target(record: dict[str, Any], unit: str) -> list[list[str]]:
+    """A target and how far the posterior is from it; after a commit the candidate, and the posterior before it."""
     shown = _milliseconds if unit == "latency" else human
-    target, expected = record[f"target_{unit}"], record[f"expected_{unit}"]
-    sampled = (record["sampled"] or {}).get(unit)
-    drawn = f"; sampled {shown(sampled['mean'])} +- {shown(sampled['sd'])}" if sampled else ""
+    target, soft = record[f"target_{unit}"], record["soft"]
     name = {"params": "parameters", "macs": "MACs", "latency": "an image"}[unit]
-    return f"{shown(target)} {name}: expected {100 * (expected / target - 1):+.2f} %{drawn}"
+    label = f"{shown(target)} {name}"
+    if soft is None:
+        return [["target", f"{label}: {_posterior(record, unit, target, shown)}"]]
+    committed = f"{label}: committed to {_off(record[f'expected_{unit}'], target)}"
+    return [["target", committed], ["before the commit", _posterior(soft, unit, target, shown)]]
+
+
+def _posterior(found: dict[str, Any], unit: str, target: float, shown: Callable[[float], str]) -> str:
+    """How far the expectation is from a target, and what candidates drawn from the posterior cost."""
+    expected = f"expected {_off(found[f'expected_{unit}'], target)}"
+    sampled = (found["sampled"] or {}).get(unit)
+    if not sampled:
+        return expected
+    off = _off(sampled["mean"], target)
+    return f"{expected}; {sampled['n']} sampled {off}: {shown(sampled['mean'])} +- {shown(sampled['sd'])}"
+
+
+def _off(value: float, target: float) -> str:
+    return f"{100 * (value / target - 1):+.2f} %"
 
 
 def _milliseconds(duration: float) -> str:

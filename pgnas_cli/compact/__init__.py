@@ -3,6 +3,7 @@
 The package takes any nn.Module and masks (convolution or linear layer name -> bool over its input channels).
 """
 
+from pgnas_cli.compact.batch import Costs, count_many
 from pgnas_cli.compact.build import compact
 from pgnas_cli.compact.graph import ChannelGraph, ChannelNode, Geometry
 from pgnas_cli.compact.liveness import Cost, analyse, count, depends_on_input, expected
@@ -16,12 +17,14 @@ __all__ = [
     "ChannelNode",
     "CompactNetwork",
     "Cost",
+    "Costs",
     "Geometry",
     "Liveness",
     "analyse",
     "apply_masks",
     "compact",
     "count",
+    "count_many",
     "depends_on_input",
     "expected",
     "masked_parameters",

@@ -1,7 +1,8 @@
 """The logic that both passes of the analysis are written in, over booleans and over probabilities.
 
-A value is a vector over units (channels or groups). On booleans (numpy) the analysis is exact; on probabilities
-(torch) it is the same for independent events, differentiable, and equal to the exact one where every p is 0 or 1.
+A value is a vector over units (channels or groups). On booleans (numpy) the analysis is exact, for one candidate or for
+a batch of them; on probabilities (torch) it is the same for independent events, differentiable, and equal to the exact
+one where every p is 0 or 1.
 """
 
 from __future__ import annotations
@@ -88,6 +89,37 @@ class Booleans:
 
     def largest(self, x: np.ndarray, present: np.ndarray, groups: int) -> int:
         return int((x.reshape(groups, -1).sum(1) * present).max(initial=0))
+
+
+class BooleanRows(Booleans):
+    """numpy bool, one row for each of N candidates: [N, n] where a vector is [n].
+
+    What is the same for all candidates stays a vector [n] and is computed once. Counts are int64, [N] or a scalar.
+    """
+
+    def any_of(self, x: np.ndarray, groups: int) -> np.ndarray:
+        return x if x.shape[-1] == groups else np.asarray(_grouped(x, groups).any(-1))
+
+    def repeat(self, x: np.ndarray, times: int) -> np.ndarray:
+        return x if times == 1 else x.repeat(times, axis=-1)
+
+    def concat(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        rows = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return np.concatenate([np.broadcast_to(part, (*rows, part.shape[-1])) for part in parts], axis=-1)
+
+    def cut(self, x: np.ndarray, start: int, stop: int) -> np.ndarray:
+        return x[..., start:stop]
+
+    def total(self, x: np.ndarray) -> Any:
+        return x.sum(-1, dtype=np.int64)
+
+    def largest(self, x: np.ndarray, present: np.ndarray, groups: int) -> Any:
+        return (_grouped(x, groups).sum(-1, dtype=np.int64) * present).max(-1, initial=0)
+
+
+def _grouped(x: np.ndarray, groups: int) -> np.ndarray:
+    """[..., n] -> [..., groups, n / groups]."""
+    return x.reshape(*x.shape[:-1], groups, -1)
 
 
 class _NoneOf(torch.autograd.Function):

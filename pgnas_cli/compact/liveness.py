@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgnas_cli.compact.algebra import Algebra, Booleans, Probabilities
+from pgnas_cli.compact.algebra import Algebra, BooleanRows, Booleans, Probabilities
 from pgnas_cli.compact.graph import ChannelGraph, ChannelNode
 from pgnas_cli.compact.rules import RULES, Gate, Liveness, geometry_of
 from pgnas_cli.errors import UsageError
@@ -42,18 +42,22 @@ def analyse(graph: ChannelGraph, masks: Mapping[str, np.ndarray]) -> Liveness[np
         UsageError: a name cannot carry a mask, a length is wrong, a mask is not boolean, or one drops inputs of a
             convolution that has been folded away.
     """
-    gates = {}
-    for name, mask in masks.items():
-        node = graph.masked_node(name, mask)
-        array = np.asarray(mask)
-        if array.dtype != np.bool_ or array.ndim != 1:
-            raise UsageError(
-                f"the mask of {name!r} is {array.dtype} of shape {array.shape}; expected a vector of bool",
-                "masks say which input channels are kept: compare your scores with a threshold",
-            )
-        if node.kind != "identity" or not array.all():
-            gates[node.index] = _gate(node, array)
-    return _passes(graph, Booleans(), gates)
+    return _passes(graph, Booleans(), _hard_gates(graph, masks, axes=1))
+
+
+def analyse_rows(graph: ChannelGraph, masks: Mapping[str, np.ndarray]) -> Liveness[np.ndarray]:
+    """`analyse` for N candidates at once.
+
+    Args:
+        masks: name -> bool [N, in_channels] or [N, groups]; row i belongs to candidate i.
+
+    Returns:
+        Values [N, units], whose row i is what `analyse` gives for candidate i; [units] where all candidates agree.
+
+    Raises:
+        UsageError: as `analyse`.
+    """
+    return _passes(graph, BooleanRows(), _hard_gates(graph, masks, axes=2))
 
 
 def expected(graph: ChannelGraph, keep_probs: Mapping[str, Tensor]) -> Liveness[Tensor]:
@@ -80,13 +84,29 @@ def expected(graph: ChannelGraph, keep_probs: Mapping[str, Tensor]) -> Liveness[
     return _passes(graph, Probabilities(like), gates)
 
 
+def _hard_gates(graph: ChannelGraph, masks: Mapping[str, np.ndarray], *, axes: int) -> dict[int, Gate[np.ndarray]]:
+    """Node index -> gate, of masks with `axes` axes, whose last is over the inputs."""
+    gates = {}
+    for name, mask in masks.items():
+        array = np.asarray(mask)
+        if array.dtype != np.bool_ or array.ndim != axes:
+            raise UsageError(
+                f"the mask of {name!r} is {array.dtype} of shape {array.shape[axes - 1 :]}; expected a vector of bool",
+                "masks say which input channels are kept: compare your scores with a threshold",
+            )
+        node = graph.masked_node(name, array.T)
+        if node.kind != "identity" or not array.all():
+            gates[node.index] = _gate(node, array)
+    return gates
+
+
 def _gate(node: ChannelNode, mask: Any) -> Gate[Any]:
     if node.geometry is None:
         raise UsageError(
             f"{node.name!r} has been folded away: its mask should keep every input",
             "fold only what the mask keeps whole",
         )
-    whole = len(mask) != node.geometry.in_channels
+    whole = mask.shape[-1] != node.geometry.in_channels
     return Gate(groups=mask) if whole else Gate(channels=mask)
 
 
@@ -112,8 +132,17 @@ def _passes(graph: ChannelGraph, algebra: Algebra[T], gates: Mapping[int, Gate[T
 
 def depends_on_input(graph: ChannelGraph, liveness: Liveness[np.ndarray]) -> bool:
     """Whether any channel of the image reaches the output. If not, the logits are the same for every image."""
-    inputs = (node for node in graph.nodes if node.kind == "input")
-    return any(liveness.demand[n.index] is not None and liveness.live(n.index).any() for n in inputs)
+    return bool(reaches_output(graph, liveness)[0])
+
+
+def reaches_output(graph: ChannelGraph, liveness: Liveness[T]) -> T:
+    """`depends_on_input` as one unit: [1], or [N, 1] for `analyse_rows`."""
+    algebra = liveness.algebra
+    reaches = algebra.zeros(1)
+    for node in graph.nodes:
+        if node.kind == "input":
+            reaches = algebra.either(reaches, algebra.any_of(liveness.live(node.index), 1))
+    return reaches
 
 
 def count(graph: ChannelGraph, liveness: Liveness[T]) -> Cost[Any]:
@@ -125,7 +154,7 @@ def count(graph: ChannelGraph, liveness: Liveness[T]) -> Cost[Any]:
     because all groups of a torch convolution are equally large. A barrier that somebody needs counts in full.
 
     Returns:
-        Cost of int for `analyse`, of scalar tensors for `expected`.
+        Cost of int for `analyse`, of int64 arrays [N] or scalars for `analyse_rows`, of scalar tensors for `expected`.
     """
     algebra = liveness.algebra
     params, macs = algebra.total(algebra.zeros(1)), algebra.total(algebra.zeros(1))

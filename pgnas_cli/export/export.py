@@ -14,8 +14,9 @@ from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.export.artifact import PROBES, write_artifact
 from pgnas_cli.export.card import render_card
+from pgnas_cli.export.choice import Choice, choose, find_candidate, selection_accuracy
 from pgnas_cli.posterior.candidate import Candidate
-from pgnas_cli.ranking.candidates import read_candidates, sampled_supernet
+from pgnas_cli.ranking.candidates import sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.rank import same_data
 from pgnas_cli.run import RunDirectory, expect, read_json
@@ -29,6 +30,7 @@ def export(
     run: RunDirectory,
     *,
     candidate: str | None = None,
+    at: str | None = None,
     output: Path | None = None,
     layout: str = "gather",
     data_dir: Path | None = None,
@@ -36,11 +38,13 @@ def export(
 ) -> dict[str, Any]:
     """Write the compact network of a run's winner, or of another candidate, as an artifact.
 
-    Masked, compact and reloaded network are compared on the probe images before the artifact takes its place.
+    Masked, compact and reloaded network are compared on the probe images before the artifact takes its place. The test
+    split is not read: an artifact has a test accuracy where ranking has evaluated its network, which is the winner.
 
     Args:
         run: a ranked run.
         candidate: an id, or its beginning; the winner if None.
+        at: instead, the best-ranked candidate with at most so many parameters: "10M", or "0.5x" of the supernet's.
         output: folder; the run's own export folder if None.
         layout: "gather" or "dense".
         data_dir, workers: as in training.
@@ -50,7 +54,7 @@ def export(
 
     Raises:
         RunError: the run has not been ranked.
-        UsageError: no candidate, or several, begin with that id; the folder holds something else.
+        UsageError: no candidate, or several, begin with that id; none is so small; the folder holds something else.
         PgnasError: the compact network differs from the masked one. Nothing is written.
     """
     if layout not in LAYOUTS:
@@ -59,7 +63,8 @@ def export(
     ranking_path, hint = run.rank_path / "ranking.json", f"pgnas rank --force --run {run.path}"
     ranking = read_json(ranking_path, hint=hint)
     winner = expect(ranking, "winner", str, ranking_path, hint=hint)
-    chosen = find_candidate(run, candidate or winner)
+    choice = choose(run, winner, candidate, at)
+    chosen = choice.candidate
     data = same_data(run, data_dir=data_dir, workers=workers)
     net = sampled_supernet(run)
     recalibrate = expect(ranking, "recalibrate", int, ranking_path, hint=hint)
@@ -67,7 +72,7 @@ def export(
     images = data.probe(PROBES)
     network, difference = proved_compact(evaluator, chosen, images, layout)
     folded = net.untouched(chosen.masks)
-    section = describe(run, chosen, ranking, is_winner=chosen.id == winner)
+    section = describe(run, choice, ranking, is_winner=chosen.id == winner)
     assert net.spec is not None
     target = output.absolute() if output is not None else run.export_path
     section["stored_params"] = sum(parameter.numel() for parameter in network.parameters())
@@ -77,6 +82,10 @@ def export(
     )  # fmt: skip
     record = {
         "candidate": chosen.id,
+        "chosen_by": choice.by,
+        "max_params": choice.max_params,
+        "selection_accuracy": section["selection_accuracy"],
+        "test_accuracy": section["test_accuracy"],
         "path": str(target) if output is not None else "export",
         "params": chosen.params,
         "macs": chosen.macs,
@@ -140,36 +149,25 @@ def input_description(data: Data) -> dict[str, Any]:
     }
 
 
-def find_candidate(run: RunDirectory, wanted: str) -> Candidate:
-    """The candidate whose id begins with `wanted`.
-
-    Raises:
-        UsageError: there is none, or more than one.
-    """
-    found = [candidate for candidate in read_candidates(run) if candidate.id.startswith(wanted)]
-    if len(found) != 1:
-        problem = "no candidate" if not found else f"{len(found)} candidates"
-        raise UsageError(
-            f"{problem} of {run.path} begin with {wanted!r}", f"the ids stand in {run.path / 'candidates.jsonl'}"
-        )
-    return found[0]
-
-
-def describe(run: RunDirectory, candidate: Candidate, ranking: dict[str, Any], *, is_winner: bool) -> dict[str, Any]:
+def describe(run: RunDirectory, choice: Choice, ranking: dict[str, Any], *, is_winner: bool) -> dict[str, Any]:
     """What the "pgnas" section of config.json says besides the structure. Only numbers that stand in the run."""
+    candidate = choice.candidate
     train, sample = run.require("train"), run.require("sample")
     data = {k: v for k, v in train["data"].items() if k not in ("location", "class_names", "corrupt")}
     for prefix in ("folder:", "wds/"):
         if str(data.get("spec", "")).startswith(prefix):
             data["spec"] = prefix + Path(str(data["spec"]).removeprefix(prefix)).name
-    scores: dict[str, Any] = {"selection_accuracy": None, "test_accuracy": None}
     if is_winner:
-        scores = {name: ranking[name] for name in scores}
+        scores = {name: ranking[name] for name in ("selection_accuracy", "test_accuracy")}
+    else:
+        scores = {"selection_accuracy": selection_accuracy(run, candidate.id), "test_accuracy": None}
     recipe = restore.run_recipe(run)
     return {
         "versions": dict(run.manifest()["versions"]),
         "candidate": {"id": candidate.id, "strategy": candidate.strategy, "params": candidate.params,
                       "macs": candidate.macs},
+        "chosen_by": choice.by,
+        "max_params": choice.max_params,
         "supernet": {"params": train["params"], "macs": train["macs"]},
         "training": {"epochs": train["epochs"], "images": train["images"], "seed": train["seed"],
                      "l2": recipe.objective.l2, "num_examples": recipe.objective.num_examples,

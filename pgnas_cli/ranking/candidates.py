@@ -7,14 +7,19 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from pgnas_cli import restore
-from pgnas_cli.errors import RunError
+from pgnas_cli.errors import RunError, UsageError
+from pgnas_cli.posterior import strategies
 from pgnas_cli.posterior.candidate import Candidate, pack, unpack
-from pgnas_cli.posterior.sampling import resolve, sample_candidates
+from pgnas_cli.posterior.diversity import diversity
+from pgnas_cli.posterior.sampling import sample_candidates
+from pgnas_cli.posterior.strategies.strategy import Options, Size, Strategy
+from pgnas_cli.ranking.network_costs import NetworkCosts
 from pgnas_cli.run import RunDirectory, expect, load_tensors, read_jsonl, remove, save_tensors, sync_folder, write_jsonl
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.loop import trained_supernet
@@ -30,6 +35,8 @@ def sample(
     strategy: str = "posterior",
     source: str = "final",
     drop_prob: float | None = None,
+    params: Size | None = None,
+    macs: Size | None = None,
     seed: int = 0,
     max_params: float | None = None,
     max_macs: float | None = None,
@@ -41,11 +48,14 @@ def sample(
     Args:
         run: a trained run.
         n: how many; None for what the run's recipe says (`sampling.candidates`).
-        strategy: "posterior", or "uniform" at the rate `drop_prob` (a run that was trained with --fixed-drop draws at
-            its own rate if none is named).
+        strategy: "posterior": the learned probabilities; "uniform": the rate `drop_prob` (a run that was trained with
+            --fixed-drop draws at its own rate if none is named); "tilted": the posterior conditioned on a mean size;
+            "stratified": equally many at each of several sizes.
         source: "final": the posterior and the weights at the end of the training; "soft": as they were before it
             committed to one candidate (recipes with commit.at).
         drop_prob: rate of the uniform strategy.
+        params, macs: what tilted draws have on average, or (lowest, highest) of the stratified ones; one of the two.
+            Stratified without either goes from 0.3 to 0.9 of the supernet's parameters.
         seed: of the draws.
         max_params, max_macs: limits of the exact cost.
         force: draw again although a ranking has used the last candidates.
@@ -56,21 +66,21 @@ def sample(
 
     Raises:
         RunError: the run has not been trained, or a later stage has used the candidates.
-        UsageError: see `sample_candidates`.
+        UsageError: the strategy does not fit the options or the run, a size cannot be reached, or see
+            `sample_candidates`.
     """
     run.begin("sample", force=force)
     net = trained_supernet(run, source=source)
     n = restore.default_candidates(run, source) if n is None else n
-    posterior = net.posterior()
     trained_rate = run.require("train").get("fixed_drop")
     if strategy == "uniform" and drop_prob is None and isinstance(trained_rate, float):
         drop_prob = trained_rate
-    distribution = resolve(posterior, strategy, drop_prob)
+    committed = source == "final" and run.require("train").get("soft") is not None
     started = time.perf_counter()
+    proposals = _strategy(net, strategy, Options(drop_prob, params, macs), n, seed, committed=committed)
     found, report = sample_candidates(
-        distribution, n, strategy=strategy, assess=net.assess, seed=seed, max_params=max_params, max_macs=max_macs,
-        progress=progress,
-    )  # fmt: skip
+        proposals, n, assess_many=net.assess_many, max_params=max_params, max_macs=max_macs, progress=progress
+    )
     digest = write_candidates(run, net, found)
     record = {
         "candidates": len(found),
@@ -85,14 +95,33 @@ def sample(
         "duplicates": report.duplicates,
         "unusable": report.unusable,
         "too_large": report.too_large,
+        "surplus": report.surplus,
         "params": _spread([candidate.params for candidate in found]),
         "macs": _spread([candidate.macs for candidate in found]),
+        "strategy_facts": proposals.facts(found, report.strata),
+        "diversity": asdict(diversity([candidate.masks for candidate in found])),
         "sha256": digest,
         "seconds": time.perf_counter() - started,
     }
     run.finish("sample", record)
-    committed = source == "final" and run.require("train").get("soft") is not None
     return {**record, "warnings": _warnings(record, trained_rate, committed=committed)}
+
+
+def _strategy(net: Supernet, name: str, options: Options, n: int, seed: int, *, committed: bool) -> Strategy:
+    """The strategy that was asked for, refused where this posterior gives it nothing to work with."""
+    kind = strategies.find(name)
+    if kind.needs_scores:
+        others = [other.name for other in strategies.STRATEGIES.values() if not other.needs_scores]
+        raise UsageError(
+            f"--strategy {name} goes on from how candidates scored, and a sample has no scores",
+            f"one of: {', '.join(others)}",
+        )
+    if kind.needs_width and committed:
+        raise UsageError(
+            f"the training committed to one candidate, which leaves --strategy {name} nothing to choose from",
+            "--from soft",
+        )
+    return strategies.make(name, net.posterior(), NetworkCosts(net), options, n=n, seed=seed)
 
 
 def _spread(costs: list[int]) -> dict[str, float]:

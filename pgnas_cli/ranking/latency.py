@@ -31,7 +31,12 @@ class Latency:
 
 
 def measure(
-    networks: Mapping[str, nn.Module], images: Tensor, *, runs: int = 20, warmup: int = 3
+    networks: Mapping[str, nn.Module],
+    images: Tensor,
+    *,
+    runs: int = 20,
+    warmup: int = 3,
+    limit: float = float("inf"),
 ) -> dict[str, Latency]:
     """Latency of each network on the same images, interleaved: A B C A B C ...
 
@@ -40,10 +45,12 @@ def measure(
         images: [B, C, H, W].
         runs: measured passes each, at least 4.
         warmup: passes before that.
+        limit: seconds after which no further turn starts, though three are always measured.
     """
     calls = [partial(network, images) for network in networks.values()]
     found = {}
-    for name, seconds in zip(networks, interleaved(calls, images.device, runs=runs, warmup=warmup), strict=True):
+    times = interleaved(calls, images.device, runs=runs, warmup=warmup, limit=limit)
+    for name, seconds in zip(networks, times, strict=True):
         low, median, high = statistics.quantiles(seconds, n=4)
-        found[name] = Latency(median, low, high, len(images), runs)
+        found[name] = Latency(median, low, high, len(images), len(seconds))
     return found

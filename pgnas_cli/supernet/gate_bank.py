@@ -74,16 +74,22 @@ class GateBank:
     def kl(self, norms_G: Tensor, l2: float, prior_drop: float) -> Tensor:
         """Scalar: sum over groups of l2 (1 - p) ||W_group||^2 + K_group KL(Bern(p) || Bern(u0)), see `Supernet.kl`.
 
-        With constant rates nothing is learned about the masks, and the weights have an ordinary penalty.
+        At a constant rate nothing is learned about the masks: such a gate's groups have l2 ||W_group||^2 instead, an
+        ordinary penalty.
 
         Args:
             norms_G: squared norm of the weights that read each group.
         """
-        if self.gates[0].fixed_drop is not None:
+        fixed = [gate.fixed_drop is not None for gate in self.gates]
+        if all(fixed):
             return l2 * norms_G.sum()
         logits_G = self.drop_logits()
-        divergence_G = self.sizes_G * bernoulli_kl(logits_G, prior_drop)
-        return (weight_prior(logits_G, norms_G, l2) + divergence_G).sum()
+        terms_G = weight_prior(logits_G, norms_G, l2) + self.sizes_G * bernoulli_kl(logits_G, prior_drop)
+        if any(fixed):
+            groups = torch.tensor([len(gate.sizes) for gate in self.gates])
+            fixed_G = torch.tensor(fixed).repeat_interleave(groups).to(self.device)
+            terms_G = torch.where(fixed_G, l2 * norms_G, terms_G)
+        return terms_G.sum()
 
 
 def _same(a: object, b: object) -> bool:

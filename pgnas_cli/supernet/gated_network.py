@@ -192,7 +192,8 @@ class GatedNetwork(nn.Module):
             (1/N) * sum over groups [ l2 * (1 - p) * ||W_group||^2 + K_group * KL(Bern(p) || Bern(u0)) ]
 
         W_group is the slice of the layer's weight that reads the group's channels, K_group their number. `l2` has no
-        factor 1/2 (Eq. 15 has one; the authors' program, whose published values are used, has not).
+        factor 1/2 (Eq. 15 has one; the authors' program, whose published values are used, has not). The groups of a
+        gate with a constant rate (`fixed_drop`) have l2 * ||W_group||^2 in place of the bracket.
 
         Args:
             l2: squared length scale of the weight prior.

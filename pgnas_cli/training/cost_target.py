@@ -13,6 +13,9 @@ from pgnas_cli.sizes import Relative, parse_count, parse_seconds
 from pgnas_cli.supernet.latency import LatencyTable, candidate_latency, expected_latency
 from pgnas_cli.supernet.supernet import Supernet
 
+UNITS = ("params", "macs", "latency")
+"""What a target may be in: parameters, multiply-adds of one image, seconds."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -32,7 +35,7 @@ class Target:
     table: LatencyTable | None = None
 
     def __post_init__(self) -> None:
-        if self.unit not in ("params", "macs", "latency"):
+        if self.unit not in UNITS:
             raise ValueError(f"unit is {self.unit!r}, it should be params, macs or latency")
         if (self.unit == "latency") != (self.table is not None):
             raise ValueError("a target in latency needs a table, and no other takes one")
@@ -93,7 +96,8 @@ def sampled_cost(
         seed: of the draws.
 
     Returns:
-        "params", "macs" and, with a table, "latency" (seconds) -> {"mean", "sd"}; empty if no draw can be used.
+        "params", "macs" and, with a table, "latency" (seconds) -> {"mean", "sd", "n"}: of the n draws that can be used,
+        the standard deviation over them as a population; empty if none can.
     """
     posterior, generator = net.posterior(), np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
@@ -106,4 +110,7 @@ def sampled_cost(
         found.setdefault("macs", []).append(cost.macs)
         if table is not None:
             found.setdefault("latency", []).append(candidate_latency(net, masks, table))
-    return {unit: {"mean": statistics.fmean(values), "sd": statistics.pstdev(values)} for unit, values in found.items()}
+    return {
+        unit: {"mean": statistics.fmean(values), "sd": statistics.pstdev(values), "n": len(values)}
+        for unit, values in found.items()
+    }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +26,12 @@ from pgnas_cli.training.augment import file_rand_augment
 from pgnas_cli.training.memory import ArrayStore, Batch, Epoch, Normalisation, Store
 from pgnas_cli.training.seeds import generator_from
 from pgnas_cli.training.source import Reading, Source
-from pgnas_cli.training.splits import cut_selection, limit_examples
+from pgnas_cli.training.splits import SELECTION, split_source
 
 Split = Literal["train", "selection", "test"]
 
-SELECTION = 0.1
 TIMM_PREFIXES = ("hfds", "hfids", "wds", "tfds")
+SCAN_BATCH = 256
 DIGITS_NOTICE = "no data named: using the embedded digits (8x8, 1797 images); name your own with --data folder:DIR"
 
 
@@ -163,10 +163,12 @@ class Data:
         *,
         rank: int = 0,
         world_size: int = 1,
+        positions: Tensor | None = None,
     ) -> Iterator[Batch]:
         """The images of a split once, not augmented, always in the same order; the last batch may be smaller.
 
-        This process takes every world_size-th image, beginning with the rank-th.
+        This process takes every world_size-th image, beginning with the rank-th. With `positions`, int64, it is the
+        images at those places of the order instead, in the order given.
 
         The order is shuffled once by the seed, so that the first `limit` images are a fair sample, and a larger
         limit adds to those of a smaller one. Images that cannot be read are left out (see `corrupt`).
@@ -182,13 +184,27 @@ class Data:
         if limit is not None and limit < 1:
             raise UsageError(f"a limit of {limit} images; expected 1 or more", "leave the limit out for all images")
         part = self.parts[split]
-        return part.store.eval_batches(
-            part.index[:limit][rank::world_size], batch_size, torch.device(device), self.norm, split=part.index
-        )
+        index = part.index[:limit][rank::world_size] if positions is None else part.index[positions]
+        return part.store.eval_batches(index, batch_size, torch.device(device), self.norm, split=part.index)
+
+    def readable(self, split: Split) -> Tensor:
+        """Positions, int64, of a split's images that can be read; sets of files are read once for that.
+
+        Raises:
+            DataError: more than 1 % of the images, and more than 10, cannot be read.
+        """
+        part = self.parts[split]
+        if part.store.unreadable is None:
+            return torch.arange(len(part.index))
+        for _ in self.eval_batches(split, SCAN_BATCH):
+            pass
+        return (~part.store.unreadable[part.index]).nonzero()[:, 0]
 
     @property
     def corrupt(self) -> dict[str, list[str]]:
         """Names of the images that this process, or its loader's workers, could not read so far, by split.
+
+        With those of the other processes after `share_unreadable`.
 
         Splits without any are left out. Sets in memory know theirs from the beginning.
         """
@@ -198,6 +214,17 @@ class Data:
             if names := [name for name in part.store.corrupt(part.index) if name not in known]:
                 found[split] = names
         return found
+
+    def share_unreadable(self, over_all: Callable[[Tensor], Tensor]) -> None:
+        """Let `corrupt` name what any process could not read; every process has to call this.
+
+        Args:
+            over_all: bool [N] of this process -> where it is set in any process.
+        """
+        masks = {id(part.store): part.store.unreadable for part in self.parts.values()}  # splits may share a store
+        for mask in masks.values():
+            if mask is not None:
+                mask |= over_all(mask)
 
     def probe(self, n: int) -> Tensor:
         """The first `n` selection images (fewer if there are fewer), normalised float32 [n, C, H, W] on the CPU."""
@@ -284,24 +311,7 @@ def open_data(
             f"data.cutout is {augmentation.cutout}, and the images of {spec} have {source.img_size} pixels a side",
             f"--set data.cutout={source.img_size // 2}",
         )
-    train = torch.arange(len(source.train.labels))
-    if source.selection is None:
-        train, chosen = cut_selection(source.train.labels, selection, seed, spec)
-        held_out, rule = source.train, "selection cut from train, stratified, by the seed"
-    else:
-        if selection != SELECTION:
-            raise UsageError(
-                f"{spec} brings its own selection split, so a selection of {selection:g} cannot be cut",
-                "leave --selection out",
-            )
-        held_out, chosen, rule = source.selection, torch.arange(len(source.selection.labels)), "the set's own splits"
-    if limit_train is not None:
-        train = limit_examples(source.train.labels, train, limit_train, seed, spec)
-    members = {
-        "train": (source.train, train),
-        "selection": (held_out, chosen),
-        "test": (source.test, torch.arange(len(source.test.labels))),
-    }
+    members = split_source(source, spec, selection=selection, limit_train=limit_train, seed=seed)
     parts = {
         name: Part(store, index[torch.randperm(len(index), generator=generator_from(f"{seed}/split/{name}"))])
         for name, (store, index) in members.items()
@@ -309,11 +319,12 @@ def open_data(
     norm = source.norm
     if norm is None:
         assert isinstance(source.train, ArrayStore)
-        norm = source.train.statistics(train)
+        norm = source.train.statistics(members["train"][1])
+    cut = source.selection is None
     about = {
         "location": None if source.location is None else str(source.location.absolute()),
-        "split_rule": rule,
-        "selection": selection if source.selection is None else None,
+        "split_rule": "selection cut from train, stratified, by the seed" if cut else "the set's own splits",
+        "selection": selection if cut else None,
         "limit_train": limit_train,
         "in_memory": isinstance(source.train, ArrayStore),
     }

@@ -183,6 +183,15 @@ def broadcast_object(value: T, world: World) -> T:
     return held[0]
 
 
+def gather_objects(value: T, world: World) -> list[T]:
+    """The values of all processes, in the order of their ranks, for every process."""
+    if world.size == 1:
+        return [value]
+    found: list[Any] = [None] * world.size
+    dist.all_gather_object(found, value)
+    return found
+
+
 def reduce_sums(sums: Mapping[str, float], world: World) -> dict[str, float]:
     """Each entry summed over the processes; all have the same names."""
     if world.size == 1 or not sums:
@@ -191,6 +200,15 @@ def reduce_sums(sums: Mapping[str, float], world: World) -> dict[str, float]:
     values = torch.tensor([sums[name] for name in names], dtype=torch.float64)
     dist.all_reduce(values)
     return dict(zip(names, values.tolist(), strict=True))
+
+
+def union(mask: Tensor, world: World) -> Tensor:
+    """Where a bool tensor on the CPU, of the same shape in all processes, is set in any of them."""
+    if world.size == 1:
+        return mask
+    found = mask.to(torch.uint8)  # a copy
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.bool()
 
 
 def agree(signum: int, due: bool, world: World) -> tuple[int, bool]:

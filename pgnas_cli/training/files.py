@@ -129,7 +129,7 @@ class FileStore(Store):
         self.flip = flip
         self.workers = workers
         self.augmentation = augmentation or Augmentation()
-        self.unreadable = torch.zeros(len(labels), dtype=torch.bool)
+        self.unreadable: Tensor = torch.zeros(len(labels), dtype=torch.bool)
         if workers:
             self.unreadable.share_memory_()
 

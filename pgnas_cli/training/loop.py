@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from pgnas_cli.supernet.latency import LatencyTable
 from pgnas_cli.supernet.latency_measure import measure_table
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training import distributed
+from pgnas_cli.training.allocator import keep_freed_memory
 from pgnas_cli.training.cadence import Cadence
-from pgnas_cli.training.checkpoint import Checkpoint, last_checkpoint, relative
-from pgnas_cli.training.cost_target import sampled_cost
+from pgnas_cli.training.checkpoint import last_checkpoint, relative
 from pgnas_cli.training.devices import choose_devices
 from pgnas_cli.training.distributed import World
 from pgnas_cli.training.latency_table import TABLE, read_table, write_table
 from pgnas_cli.training.launch import StopSignal, launch
 from pgnas_cli.training.logs import Logs, require_tensorboard
 from pgnas_cli.training.objective import Objective
-from pgnas_cli.training.progress import Notice, Report, ignore
+from pgnas_cli.training.progress import Callbacks, Notice, Report, ignore
+from pgnas_cli.training.record import training_record, unreadable
 from pgnas_cli.training.setup import Prepared, open_run_data, prepare, with_data
 from pgnas_cli.training.trainer import Trainer
 
@@ -64,6 +65,7 @@ def train(
     checkpoint_every: str = "10m",
     report: Report = ignore,
     notice: Notice = ignore,
+    warn: Notice = ignore,
 ) -> dict[str, Any]:
     """Train a run's supernet: weights and drop probabilities together.
 
@@ -80,7 +82,9 @@ def train(
         checkpoint_every: how often a checkpoint is written inside an epoch, besides the one after every epoch: a time
             ("10m", "90s") or a number of steps ("500").
         report: called after every step, from another thread where there are several devices.
-        notice: called with lines for the user, likewise.
+        notice: called with lines that tell what happens, likewise.
+        warn: called with lines about what has gone wrong, or may: gates that are not well, images that could not be
+            read, damaged checkpoints; likewise.
 
     Returns:
         The record that run.json keeps of the stage.
@@ -97,12 +101,12 @@ def train(
         None if resume else recipe or load_recipe(None),
         workers, data_dir, fixed_drop, resume, force, tensorboard, Cadence.parse(checkpoint_every),
     )  # fmt: skip
+    callbacks = Callbacks(report, notice, warn)
     if devices.procs == 1 and not distributed.is_launched():
-        return _train(run, request, World(device=devices.single), report, notice)
-    channels: dict[str, Callable[[Any], None]] = {"report": report, "notice": notice}
+        return _train(run, request, World(device=devices.single), callbacks)
     arguments = (run.path, request, devices.kind, devices.indices)
     found: dict[str, Any] = launch(
-        _worker, arguments, procs=devices.procs, hear=lambda channel, message: channels[channel](message)
+        _worker, arguments, procs=devices.procs, hear=lambda channel, message: getattr(callbacks, channel)(message)
     )
     return found
 
@@ -113,23 +117,24 @@ def _worker(
     """One process of several: joins the others, and only the master speaks and writes."""
     world = distributed.join(kind, indices)
     try:
-        if not world.is_master:
-            return _train(RunDirectory(path), request, world, ignore, ignore)
-        report, notice = functools.partial(say, "report"), functools.partial(say, "notice")
-        return _train(RunDirectory(path), request, world, report, notice)
+        channels = [field.name for field in dataclasses.fields(Callbacks)] if world.is_master else []
+        callbacks = Callbacks(**{channel: functools.partial(say, channel) for channel in channels})
+        return _train(RunDirectory(path), request, world, callbacks)
     finally:
         distributed.leave()
 
 
-def _train(run: RunDirectory, request: Request, world: World, report: Report, notice: Notice) -> dict[str, Any]:
+def _train(run: RunDirectory, request: Request, world: World, callbacks: Callbacks) -> dict[str, Any]:
+    if world.device.type == "cpu":
+        keep_freed_memory()
     if request.resume:
-        trainer, done = _resumed(run, request, world, notice)
+        trainer, done = _resumed(run, request, world, callbacks)
         if done is not None:
-            notice(f"{run.path} has finished its {done['epochs']} epochs: nothing to resume")
+            callbacks.notice(f"{run.path} has finished its {done['epochs']} epochs: nothing to resume")
             return done
         assert trainer is not None
     else:
-        trainer = _started(run, request, world, notice)
+        trainer = _started(run, request, world, callbacks.notice)
     logs = Logs(run, tensorboard=request.tensorboard, resume_epoch=trainer.epoch) if world.is_master else None
     row: dict[str, Any] | None = None
     checkpoint = None
@@ -138,11 +143,11 @@ def _train(run: RunDirectory, request: Request, world: World, report: Report, no
         while trainer.epoch < trainer.recipe.schedule.epochs:
             if trainer.commit_is_due():
                 found = trainer.commit()
-                notice(f"committed to a candidate of {found.params:,} parameters after epoch {trainer.epoch}")
-            row = {**trainer.train_epoch(report, between), **trainer.assess()}
+                callbacks.notice(f"committed to a candidate of {found.params:,} parameters after epoch {trainer.epoch}")
+            row = {**trainer.train_epoch(callbacks.report, between), **trainer.assess()}
             warnings = trainer.check_health(row)
             for warning in warnings:
-                notice(f"warning: {warning.message}; {warning.hint}")
+                callbacks.warn(f"{warning.message}; {warning.hint}")
             row["warnings"] = [warning.row() for warning in warnings]
             if logs is not None:
                 logs.epoch(row, trainer.posterior_row())
@@ -152,13 +157,14 @@ def _train(run: RunDirectory, request: Request, world: World, report: Report, no
     if logs is not None:
         logs.close()
     row = row or trainer.assess()
-    if (names := trainer.data.corrupt) and world.is_master:
-        notice(_unreadable(names))
+    trainer.data.share_unreadable(functools.partial(distributed.union, world=world))
+    if names := trainer.data.corrupt:
+        callbacks.warn(unreadable(names))
     record: dict[str, Any] | None = None
     if world.is_master:
         checkpoint = checkpoint or last_checkpoint(run)[0]
         assert checkpoint is not None
-        record = _record(trainer, checkpoint, row)
+        record = training_record(trainer, checkpoint, row)
         run.finish("train", record)
     record = distributed.broadcast_object(record, world)
     assert record is not None
@@ -266,12 +272,12 @@ def _resolved(recipe: Recipe, objective: Objective) -> Recipe:
 
 
 def _resumed(
-    run: RunDirectory, request: Request, world: World, notice: Notice
+    run: RunDirectory, request: Request, world: World, callbacks: Callbacks
 ) -> tuple[Trainer | None, dict[str, Any] | None]:
     """A training at its last valid checkpoint; or the record of one that is finished."""
     checkpoint, damaged = last_checkpoint(run)
     for folder in damaged:
-        notice(f"checkpoint {folder} is damaged: it is passed over")
+        callbacks.warn(f"checkpoint {folder} is damaged: it is passed over")
     done = run.stage("train")
     if done is not None:
         if checkpoint is not None and relative(checkpoint.weights_path, run) == done.get("checkpoint"):
@@ -285,58 +291,17 @@ def _resumed(
     table = None if recipe.budget.target_latency is None else read_table(run.train_path / TABLE, prepared.net)
     trainer = Trainer(run, prepared, world, table)
     if checkpoint is None:
-        notice("no checkpoint was written yet: starting from the first epoch")
+        callbacks.notice("no checkpoint was written yet: starting from the first epoch")
     else:
         trainer.resume(checkpoint)
         at = f"after epoch {checkpoint.epoch} of {recipe.schedule.epochs}"
-        notice(f"resuming {at}" + (f", step {checkpoint.step} of {trainer.steps}" if trainer.batch else ""))
+        callbacks.notice(f"resuming {at}" + (f", step {checkpoint.step} of {trainer.steps}" if trainer.batch else ""))
     distributed.barrier(world)
     if world.is_master:
         run.forget("train")
         for folder in damaged:
             remove(folder)
     return trainer, None
-
-
-def _record(trainer: Trainer, checkpoint: Checkpoint, last: dict[str, Any]) -> dict[str, Any]:
-    recipe = trainer.recipe
-    kept = trainer.net.kept_cost()
-    return {
-        "epochs": trainer.epoch,
-        "steps": trainer.step,
-        "seconds": trainer.seconds,
-        "images": trainer.epoch * min(trainer.steps_per_epoch * recipe.data.batch_size, trainer.data.num_train),
-        "device": str(trainer.device),
-        "threads": torch.get_num_threads(),
-        "seed": recipe.seed,
-        "checkpoint": relative(checkpoint.weights_path, trainer.run),
-        "params": int(kept.params),
-        "macs": int(kept.macs),
-        "processes": trainer.world.size,
-        **_targets(trainer),
-        "sampled": sampled_cost(trainer.net, trainer.table, seed=recipe.seed) if trainer.goal is not None else None,
-        "soft": trainer.soft,
-        "fixed_drop": recipe.objective.fixed_drop,
-        **{name: last[name] for name in ("expected_params", "expected_macs", "selection_accuracy", "p")},
-        "data": trainer.data.describe(),
-    }
-
-
-def _targets(trainer: Trainer) -> dict[str, float | None]:
-    """The three costs that may have had a target, and the expectation of one that is no plain count."""
-    found: dict[str, float | None] = {f"target_{unit}": None for unit in ("params", "macs", "latency")}
-    if trainer.goal is not None:
-        found[f"target_{trainer.goal.unit}"] = trainer.goal.value
-        if trainer.goal.unit == "latency":
-            with torch.no_grad():
-                found["expected_latency"] = float(trainer.goal.expectation(trainer.net))
-    return found
-
-
-def _unreadable(names: Mapping[str, Sequence[str]]) -> str:
-    """The line about images that could not be read."""
-    total, first = sum(map(len, names.values())), next(iter(names.values()))[0]
-    return f"{total} image{'s' if total > 1 else ''} could not be read and had others in their places, such as {first}"
 
 
 def trained_supernet(run: RunDirectory, device: torch.device | str = "cpu", *, source: str = "final") -> Supernet:

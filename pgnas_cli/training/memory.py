@@ -52,6 +52,8 @@ class Store(ABC):
     """Images with their labels (int64 [N]), read by position."""
 
     labels: Tensor
+    unreadable: Tensor | None = None
+    """bool [N], set at the positions that could not be read so far; None where all images were read at once."""
 
     @abstractmethod
     def train_batches(

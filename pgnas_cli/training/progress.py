@@ -29,3 +29,18 @@ Notice = Callable[[str], None]
 
 def ignore(_: object) -> None:
     """The progress callback of a caller who wants none."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Where a training speaks to.
+
+    Args:
+        report: called after every step.
+        notice: called with lines that tell what happens.
+        warn: called with lines about what has gone wrong, or may: not to be hidden.
+    """
+
+    report: Report = ignore
+    notice: Notice = ignore
+    warn: Notice = ignore

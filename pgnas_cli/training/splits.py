@@ -9,8 +9,53 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgnas_cli.errors import DataError
+from pgnas_cli.errors import DataError, UsageError
+from pgnas_cli.training.memory import Store
 from pgnas_cli.training.seeds import generator_from
+from pgnas_cli.training.source import Source
+
+SELECTION = 0.1
+"""Share of the training images that becomes the selection split where nobody says."""
+
+
+def split_source(
+    source: Source, spec: str, *, selection: float, limit_train: int | None, seed: int
+) -> dict[str, tuple[Store, Tensor]]:
+    """Which images of which store each split has.
+
+    Args:
+        source: a set with or without a selection split of its own.
+        spec: its name, for messages.
+        selection: share (below 1) or count of training images to cut off where it has none.
+        limit_train: train on this many images only, taken after the cut.
+        seed: of the draws.
+
+    Returns:
+        "train", "selection", "test" -> store, int64 positions in it, ascending.
+
+    Raises:
+        UsageError: a selection is asked for where the set has its own.
+        DataError: see `cut_selection` and `limit_examples`.
+    """
+    labels = source.train.labels
+    if source.selection is None:
+        train, chosen = cut_selection(labels, selection, seed, spec)
+        held_out = source.train
+    elif selection != SELECTION:
+        raise UsageError(
+            f"{spec} brings its own selection split, so a selection of {selection:g} cannot be cut",
+            "leave --selection out",
+        )
+    else:
+        train, held_out = torch.arange(len(labels)), source.selection
+        chosen = torch.arange(len(held_out.labels))
+    if limit_train is not None:
+        train = limit_examples(labels, train, limit_train, seed, spec)
+    return {
+        "train": (source.train, train),
+        "selection": (held_out, chosen),
+        "test": (source.test, torch.arange(len(source.test.labels))),
+    }
 
 
 def cut_selection(labels: Tensor, selection: float, seed: int, spec: str) -> tuple[Tensor, Tensor]:

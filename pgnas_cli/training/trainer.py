@@ -166,12 +166,13 @@ class Trainer:
         if self.world.is_master:
             save_tensors(self.run.train_path / SOFT, net.state_dict())
         with torch.no_grad():
-            cost = net.cost()
+            cost, held = net.cost(), float(self.goal.expectation(net))
         self.soft = {
             "checkpoint": relative(self.run.train_path / SOFT, self.run),
             "epoch": self.epoch,
             "expected_params": float(cost.expected_params),
             "expected_macs": float(cost.expected_macs),
+            f"expected_{self.goal.unit}": held,
             "sampled": sampled_cost(net, self.table, seed=self.recipe.seed),
         }
         candidate, before = self.net.candidate(settle(self.net, self.goal), "commit"), self.optimizers.weights

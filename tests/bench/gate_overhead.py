@@ -1,18 +1,19 @@
 """What the gates cost in training: time and peak memory of a step, supernet over the same network without gates.
 
     python tests/bench/gate_overhead.py [ARCH ...] [--layout nchw|channels_last|both] [--batch-size 16] [--pairs 15]
-        [--stem backbone] [--noise batch] [--device cuda] [--amp] [--compile]
+        [--stem backbone] [--noise batch] [--default-malloc] [--device cuda] [--amp] [--compile]
 
 A step is forward, cross-entropy, backward and SGD with momentum, without weight decay; the supernet's has the KL of all
 gates and the penalty of the ungated convolutions as well. Both networks start from the same weights. Their steps
 alternate in one process, and which goes first alternates too; a row gives the median of the ratios of neighbours, and
 their quartiles.
 
-On the CPU one thread is used, and time is the CPU time of the process, to which other processes add little. Peak memory
-is weights, gradients, the optimiser's state and everything else that torch's allocator held at once, from the
-profiler's record of every allocation in one step (on CUDA, `max_memory_allocated`). Parts are timed alone, on tensors
-of the network's shapes, in percent of the step without gates; the rest is the difference: what the interpreter and
-autograd spend on the gates, and what the caches no longer hold.
+On the CPU one thread is used, and time is the CPU time of the process, to which other processes add little. The C
+library keeps freed memory, as it does in `pgnas train`; `--default-malloc` measures without that. Peak memory is
+weights, gradients, the optimiser's state and everything else that torch's allocator held at once, from the profiler's
+record of every allocation in one step (on CUDA, `max_memory_allocated`). Parts are timed alone, on tensors of the
+network's shapes, in percent of the step without gates; the rest is the difference: what the interpreter and autograd
+spend on the gates, and what the caches no longer hold.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import pgnas_cli as pgnas
 from pgnas_cli import Supernet
 from pgnas_cli.supernet.conv import SearchConv2d, SearchLinear, TappedNorms
 from pgnas_cli.supernet.noise import Noise
+from pgnas_cli.training.allocator import keep_freed_memory
 
 TARGETS = {"cpu": (1.12, 1.15), "cuda": (1.03, 1.15)}
 
@@ -231,12 +233,14 @@ def main() -> int:
     parser.add_argument("--stem", default="auto")
     parser.add_argument("--noise", choices=["example", "batch"], default="example")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--default-malloc", action="store_true")
     parser.add_argument("--amp", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     hardware = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, one thread"
-    print(f"torch {torch.__version__}, {hardware}, {options}\n")
+    kept = options.device == "cpu" and not options.default_malloc and keep_freed_memory()
+    print(f"torch {torch.__version__}, {hardware}, {'' if kept else 'not '}keeping freed memory, {options}\n")
     print("| network | layout | time | peak memory | step without gates | |")
     print("|---|---|---|---:|---:|---|")
     layouts = ["nchw", "channels_last"] if options.layout == "both" else [options.layout]

@@ -176,7 +176,7 @@ def test_train(at, capsys, tmp_path: Path, arguments: str, code: int, message: s
         ("trained", "sample --strategy best", 2, "unknown strategy 'best'", "posterior, uniform"),
         ("trained", "sample --max-params big", 2, "--max-params 'big'", "0.5x"),
         ("trained", "sample --max-params 0.01x", 2, "within the limits", "--max-params"),
-        ("sampled", "rank --method luck", 2, "--method 'luck'", "--method exhaustive"),
+        ("sampled", "rank --method luck", 2, "--method 'luck'", "--method race"),
         ("sampled", "rank --recalibrate -1", 2, "--recalibrate -1", "--recalibrate"),
         ("sampled", "rank --gpus 7", 2, "there is no GPU 7", "devices here: "),
         ("ranked", "export --candidate zz", 2, "no candidate", "candidates.jsonl"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -88,6 +89,25 @@ def test_a_checkpoint_cut_short_is_passed_over_and_it_says_so(at, capsys, name: 
     assert any("resuming after epoch 1 of 3" in line for line in said)
     assert (epochs(run), run.require("train")["epochs"]) == ([1, 2, 3], 3)
     assert last_checkpoint(run)[1] == []
+
+
+def test_quiet_hides_no_warning_and_json_keeps_it_off_stdout(at, capsys) -> None:
+    run = at("stopped")
+    newest = sorted(run.checkpoints_path.iterdir())[-1]
+    (newest / "state.pt").write_bytes(b"")
+    assert main(["train", "--run", "run", "--resume", "--quiet", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["epochs"] == EPOCHS
+    assert err == f"warning: checkpoint run/train/checkpoints/{newest.name} is damaged: it is passed over\n"
+
+
+def test_gates_that_are_not_well_are_a_warning_also_where_it_is_quiet(at, capsys) -> None:
+    at("inflated")
+    code, said = say(capsys, f"{TRAIN} --gate-lr 1e-6 --quiet")
+    (warning,) = said
+    assert code == 0
+    assert warning.startswith("warning: 504 of 504 drop probabilities have moved by less than ")
+    assert warning.endswith("; a higher --gate-lr, or --gate-optimizer adam")
 
 
 def test_without_any_whole_checkpoint_it_starts_again_and_says_so(at, capsys) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.export.artifact import load, relative_difference
+from pgnas_cli.export.choice import Choice
 from pgnas_cli.export.export import export
 from pgnas_cli.ranking.candidates import read_candidates
 from pgnas_cli.ranking.recalibrate import recalibrated
@@ -116,24 +117,11 @@ def test_another_candidate_by_its_first_digits(run: RunDirectory, tmp_path: Path
     assert record["candidate"] == second != winner
     section = read_json(tmp_path / "second" / "config.json")["pgnas"]
     assert section["candidate"]["id"] == second
-    assert (section["ranking"]["winner"], section["test_accuracy"], section["selection_accuracy"]) == (
-        False,
-        None,
-        None,
-    )
+    assert (section["ranking"]["winner"], section["test_accuracy"]) == (False, None)
     assert "was not evaluated on the test split" in (tmp_path / "second" / "README.md").read_text()
     with torch.no_grad():
         logits = load(tmp_path / "second")(images)
     assert relative_difference(logits, masked_logits(run, second, images)) <= 1e-5
-
-
-@pytest.mark.parametrize(("wanted", "message"), [("xyz", "no candidate"), ("", "4 candidates")])
-def test_an_id_has_to_name_one_candidate(run: RunDirectory, monkeypatch, wanted: str, message: str) -> None:
-    from pgnas_cli.export.export import find_candidate
-
-    with pytest.raises(UsageError, match=message) as error:
-        find_candidate(run, wanted)
-    assert "candidates.jsonl" in error.value.hint
 
 
 def folder_with_a_file(path: Path) -> None:
@@ -261,7 +249,7 @@ def test_a_folder_of_images_is_published_by_its_name_alone(run: RunDirectory) ->
     manifest = json.loads(run.manifest_path.read_text())
     manifest["stages"]["train"]["data"].update(spec="folder:/srv/secret/photos", location="/srv/secret/photos")
     run.manifest_path.write_text(json.dumps(manifest))
-    chosen = read_candidates(run)[0]
+    chosen = Choice(read_candidates(run)[0], "candidate")
     section = describe(run, chosen, read_json(run.rank_path / "ranking.json"), is_winner=False)
     assert section["data"]["spec"] == "folder:photos"
     assert "secret" not in json.dumps(section)

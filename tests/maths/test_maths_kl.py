@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 import reference
 import torch
@@ -36,17 +39,20 @@ def supernet(groups: dict[str, list[int]], dtype: torch.dtype = torch.float64) -
     return net
 
 
-def loop(net: Supernet, *, l2: float, num_examples: float, prior_drop: float) -> float:
-    layers = [
+def loop(
+    net: Supernet, *, l2: float, num_examples: float, prior_drop: float, layers: Iterable[Any] | None = None
+) -> float:
+    """Of all gated layers, or of those given."""
+    described = [
         (
             layer.weight.detach().double().numpy(),
             list(layer.gate.sizes),
             layer.gate.drop_logit.detach().double().numpy(),
             getattr(layer, "groups", 1),
         )
-        for layer in net.search_layers.values()
+        for layer in layers or net.search_layers.values()
     ]
-    return reference.supernet_kl(layers, l2=l2, num_examples=num_examples, prior_drop=prior_drop)
+    return reference.supernet_kl(described, l2=l2, num_examples=num_examples, prior_drop=prior_drop)
 
 
 @grouped
@@ -110,6 +116,24 @@ def test_the_uniform_baseline_pays_an_ordinary_penalty(groups: dict[str, list[in
     )
     kl.backward()
     assert all(logits.grad is None for logits in net.gate_parameters())
+
+
+@pytest.mark.parametrize("fixed", [("0",), ("2",), ("5", "0"), ("2", "5")])
+def test_gates_at_a_constant_rate_pay_a_penalty_and_the_others_their_kl(fixed: tuple[str, ...]) -> None:
+    net = supernet(GROUPINGS["several groups"])
+    given = {"l2": 3.0, "num_examples": 10.0, "prior_drop": 0.3}
+    for name in fixed:
+        net.gates[name].fixed_drop = 0.4
+    learned = {name: layer for name, layer in net.search_layers.items() if name not in fixed}
+    squares = sum(float(net.search_layers[name].weight.detach().double().square().sum()) for name in fixed)
+    kl = net.kl(**given)
+    assert kl.item() == pytest.approx(loop(net, **given, layers=learned.values()) + 3.0 / 10.0 * squares, rel=1e-12)
+    kl.backward()
+    for name, gate in net.gates.items():
+        assert bool(gate.drop_logit.grad.ne(0).all()) is (name not in fixed), name
+    for name in fixed:
+        layer = net.search_layers[name]
+        torch.testing.assert_close(layer.weight.grad, 2 * 3.0 / 10.0 * layer.weight.detach())
 
 
 def test_the_penalty_of_ungated_convolutions_leaves_out_gated_and_linear_layers() -> None:

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgnas_cli.errors import RunError, UsageError
+from pgnas_cli.posterior.assessment import Assessment
 from pgnas_cli.posterior.candidate import Candidate, masks_id, pack, unpack
 from pgnas_cli.posterior.posterior import LayerPosterior, Masks, Posterior
-from pgnas_cli.posterior.sampling import DRAWS_PER_CANDIDATE, Assessment, sample_candidates
+from pgnas_cli.posterior.sampling import DRAWS_PER_CANDIDATE, sample_candidates
+from pgnas_cli.posterior.strategies import make
 
 layouts = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(1, 20), min_size=1, max_size=6)
 
@@ -113,8 +115,9 @@ def assess(masks: Masks) -> Assessment:
     return Assessment(params=kept, macs=100 * kept, usable=bool(masks["0"].any()))
 
 
-def draw(distribution: Posterior, n: int, **options: object):
-    return sample_candidates(distribution, n, **{"strategy": "posterior", "assess": assess, "seed": 0, **options})
+def draw(distribution: Posterior, n: int, *, seed: int = 0, **options: object):
+    strategy = make("posterior", distribution, n=n, seed=seed)
+    return sample_candidates(strategy, n, assess_many=lambda many: [assess(masks) for masks in many], **options)
 
 
 @pytest.mark.parametrize(

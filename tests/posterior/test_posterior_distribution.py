@@ -10,7 +10,8 @@ from scipy import stats
 
 from pgnas_cli.errors import UsageError
 from pgnas_cli.posterior.posterior import LayerPosterior, Posterior
-from pgnas_cli.posterior.sampling import draw_masks, resolve
+from pgnas_cli.posterior.sampling import resolve
+from pgnas_cli.posterior.strategies import make
 
 RATES = {"a": ([0.1, 0.5, 0.9], (2, 3, 1)), "b": ([0.3], (7,)), "c": ([0.0, 1.0], (1, 2))}
 
@@ -40,8 +41,8 @@ def test_draws_are_independent_bernoulli() -> None:
 
 
 def test_draws_depend_on_the_seed_alone() -> None:
-    first, second, other = (draw_masks(posterior(), seed) for seed in (3, 3, 4))
-    streams = [[next(stream) for _ in range(5)] for stream in (first, second, other)]
+    first, second, other = (make("posterior", posterior(), seed=seed) for seed in (3, 3, 4))
+    streams = [first.ask(5), second.ask(2) + second.ask(3), other.ask(5)]
     flat = [np.concatenate([mask for masks in stream for mask in masks.values()]) for stream in streams]
     assert (flat[0] == flat[1]).all()
     assert (flat[0] != flat[2]).any()

@@ -189,3 +189,19 @@ def test_a_write_that_fails_leaves_the_last_candidates(run: RunDirectory, monkey
         sample(run, n=3, seed=5)
     assert [candidate.id for candidate in read_candidates(run)] == before
     assert not list(run.path.glob(".*"))
+
+
+def test_a_run_gives_tilted_candidates_of_a_mean_size(run: RunDirectory) -> None:
+    """Exact sizes of a real network, whose cost is not linear in the masks."""
+    whole = run.require("train")["params"]
+    record = sample(run, n=100, strategy="tilted", params=0.6 * whole, seed=2)
+    assert record["params"]["mean"] == pytest.approx(0.6 * whole, rel=0.02)
+    assert record["strategy_facts"]["relative_error"] == pytest.approx(record["params"]["mean"] / (0.6 * whole) - 1)
+    assert record["diversity"]["distinct"] == 100
+    assert 0 < record["diversity"]["hamming_share"] < 0.51
+    assert {candidate.strategy for candidate in read_candidates(run)} == {"tilted"}
+
+
+def test_evolution_cannot_be_sampled(run: RunDirectory) -> None:
+    with pytest.raises(UsageError, match="a sample has no scores"):
+        sample(run, n=5, strategy="evolution")

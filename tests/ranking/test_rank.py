@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from pgnas_cli.errors import DataError, RunError, UsageError
-from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import read_candidates, sample
 from pgnas_cli.ranking.intervals import wilson
-from pgnas_cli.ranking.rank import order, rank, same_data
+from pgnas_cli.ranking.race import Field, exhaustive
+from pgnas_cli.ranking.rank import rank, same_data
 from pgnas_cli.ranking.recalibrate import recalibrated
 from pgnas_cli.restore import run_recipe
 from pgnas_cli.run import RunDirectory, read_json, read_jsonl
 from pgnas_cli.training.data import Data, open_data
 from pgnas_cli.training.loop import trained_supernet
-from pgnas_cli.training.objective import Score, evaluate
+from pgnas_cli.training.objective import evaluate
 from pgnas_cli.training.setup import open_run_data
 
 KEYS = {"method", "winner", "candidates", "images", "images_exhaustive", "seconds", "selection_accuracy",
@@ -47,24 +47,27 @@ def leaderboard(run: RunDirectory) -> list[dict]:
     return read_jsonl(run.rank_path / "leaderboard.jsonl")
 
 
-def candidate(params: int, bit: bool) -> Candidate:
-    return Candidate({"layer": np.array([True, bit])}, "posterior", params, 1)
-
-
 def test_accuracy_then_likelihood_then_size_then_id() -> None:
-    ids = sorted((candidate(0, bit).id, bit) for bit in (False, True))
-    low, high = ids[0][1], ids[1][1]
-    wanted = [
-        (candidate(9, high), Score(9, 10, -3.0)),
-        (candidate(9, high), Score(8, 10, -1.0)),
-        (candidate(5, high), Score(8, 10, -2.0)),
-        (candidate(6, low), Score(8, 10, -2.0)),
-        (candidate(6, high), Score(8, 10, -2.0)),
-        (candidate(1, low), Score(8, 10, -math.inf)),
-        (candidate(2, low), Score(8, 10, math.nan)),
-        (candidate(1, low), Score(7, 10, -0.1)),
+    rows = [  # correct of 10, log-likelihood, (parameters, id)
+        (9, -3.0, (9, "b")),
+        (8, -1.0, (9, "b")),
+        (8, -2.0, (5, "b")),
+        (8, -2.0, (6, "a")),
+        (8, -2.0, (6, "b")),
+        (8, -math.inf, (1, "a")),
+        (8, math.nan, (2, "a")),
+        (7, -0.1, (1, "a")),
     ]
-    assert sorted(wanted[3:] + wanted[:3], key=lambda pair: order(*pair)) == wanted
+    shuffled = rows[3:] + rows[:3]
+
+    def answers(candidates, images):
+        right = [[image < shuffled[index][0] for image in images] for index in candidates]
+        log_prob = [[shuffled[index][1]] * len(images) for index in candidates]
+        return np.array(right), np.array(log_prob, np.float32)
+
+    field = Field(answers, len(rows), 10, seed=0, pilots=0, tie=[row[2] for row in shuffled])
+    assert exhaustive(field, report=lambda look: None) == shuffled.index(rows[0])
+    assert [shuffled[index] for index in field.ranked(np.arange(len(rows)))] == rows
 
 
 def test_the_winner_is_chosen_on_selection_and_read_once_on_test(run: RunDirectory, looked_at) -> None:
@@ -82,7 +85,8 @@ def test_the_winner_is_chosen_on_selection_and_read_once_on_test(run: RunDirecto
     assert keys == sorted(keys)
     assert len({row["accuracy"] for row in rows}) > 1
     assert ranking["winner"] == rows[0]["id"] == progress[-1].leader
-    assert [report.done for report in progress] == list(range(1, 9))
+    assert [report.done for report in progress[:8]] == list(range(200, 1601, 200))
+    assert {report.total for report in progress} == {1600}
     accuracies = [row["accuracy"] for row in rows]
     assert ranking["distribution"]["mean"] == pytest.approx(np.mean(accuracies))
     assert ranking["distribution"]["std"] == pytest.approx(np.std(accuracies, ddof=1))
@@ -93,13 +97,18 @@ def test_only_the_winner_meets_the_test_split(run: RunDirectory, monkeypatch: py
     from pgnas_cli.ranking.evaluate import Evaluator
 
     scored = []
-    plain = Evaluator.score
+    plain = Evaluator.score, Evaluator.outcomes
 
-    def spy(self, chosen, split, **kwargs):
+    def score(self, chosen, split, **kwargs):
         scored.append((split, chosen.id))
-        return plain(self, chosen, split, **kwargs)
+        return plain[0](self, chosen, split, **kwargs)
 
-    monkeypatch.setattr(Evaluator, "score", spy)
+    def outcomes(self, chosen, split, *args):
+        scored.extend((split, candidate.id) for candidate in chosen)
+        return plain[1](self, chosen, split, *args)
+
+    monkeypatch.setattr(Evaluator, "score", score)
+    monkeypatch.setattr(Evaluator, "outcomes", outcomes)
     ranking = rank(run, device="cpu", recalibrate=64)
     assert [entry for entry in scored if entry[0] == "test"] == [("test", ranking["winner"])]
     assert scored[-1][0] == "test"
@@ -134,7 +143,7 @@ def test_the_effect_of_recalibration_is_recorded(run: RunDirectory, looked_at) -
     assert effect["std"] == pytest.approx(np.std(differences, ddof=1))
     assert any(differences)
     assert (ranking["recalibrate"], ranking["images"]) == (256, 1600)
-    assert looked_at == {"selection": 1, "train": 1, "test": 1}
+    assert looked_at == {"selection": 2, "train": 1, "test": 1}  # without recalibration, once more
 
 
 def test_recalibration_takes_no_more_than_the_training_images(run: RunDirectory) -> None:
@@ -143,6 +152,7 @@ def test_recalibration_takes_no_more_than_the_training_images(run: RunDirectory)
 
 def test_the_same_run_ranks_the_same(run: RunDirectory) -> None:
     first, second = [{**rank(run, device="cpu"), "seconds": 0} for _ in range(2)]
+    assert not (run.path / ".ranking").exists()
     assert first == second
 
 
@@ -203,7 +213,20 @@ def test_ranking_before_sampling_names_the_command(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "hint"), [({"method": "luck"}, "--method"), ({"recalibrate": -1}, "--recalibrate")]
+    ("options", "hint"),
+    [
+        ({"method": "luck"}, "--method"),
+        ({"recalibrate": -1}, "--recalibrate"),
+        ({"confidence": 1.0}, "--confidence"),
+        ({"margin": 1.5}, "--margin"),
+        ({"margin": -0.1}, "--margin"),
+        ({"budget": 0.0}, "--budget"),
+        ({"budget": 1.1}, "--budget"),
+        ({"budget": 0.1, "margin": 0.1}, "leave one"),
+        ({"method": "exhaustive", "budget": 0.5}, "--method race"),
+        ({"method": "exhaustive", "margin": 0.5}, "--method race"),
+        ({"method": "race", "budget": 0.01}, "raise --budget"),
+    ],
 )
 def test_options_out_of_range(run: RunDirectory, options: dict, hint: str) -> None:
     with pytest.raises(UsageError) as error:
@@ -226,13 +249,14 @@ def test_logits_that_are_not_finite_lose(run: RunDirectory, monkeypatch: pytest.
     from pgnas_cli.ranking.evaluate import Evaluator
 
     broken = read_candidates(run)[0].id
-    plain = Evaluator.score
+    plain = Evaluator.ready
 
-    def score(self, chosen, split, **kwargs):
-        found = plain(self, chosen, split, **kwargs)
-        return replace(found, correct=0, log_likelihood=-math.inf) if chosen.id == broken else found
+    @contextmanager
+    def ready(self, chosen, **kwargs):
+        with plain(self, chosen, **kwargs) as model:
+            yield (lambda images: model(images) * math.nan) if chosen.id == broken else model
 
-    monkeypatch.setattr(Evaluator, "score", score)
+    monkeypatch.setattr(Evaluator, "ready", ready)
     rank(run, device="cpu")
     last = leaderboard(run)[-1]
     assert (last["id"], last["log_likelihood"], last["accuracy"]) == (broken, None, 0.0)

@@ -20,7 +20,7 @@ from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.commit import CERTAIN, CommittedNetwork, origins, settle, settle_gates
-from pgnas_cli.training.cost_target import Target
+from pgnas_cli.training.cost_target import Target, sampled_cost
 from pgnas_cli.training.loop import train, trained_supernet
 from pgnas_cli.training.trainer import Trainer
 
@@ -256,7 +256,14 @@ def test_the_posterior_stays_with_its_weights(committed: RunDirectory) -> None:
     assert record["epoch"] == 1
     assert record["expected_params"] == pytest.approx(float(soft.cost().expected_params.detach()), rel=1e-5)
     assert record["expected_params"] == pytest.approx(committed.require("train")["target_params"], rel=0.02)
-    assert record["sampled"]["params"]["sd"] > 0
+    drawn = sampled_cost(soft, seed=0)
+    assert record["sampled"] == drawn
+    for unit in ("params", "macs"):
+        assert drawn[unit]["n"] == 64
+        assert drawn[unit]["sd"] > 0.005 * drawn[unit]["mean"]  # it has width
+        spread = 3 * drawn[unit]["sd"] / drawn[unit]["n"] ** 0.5
+        assert drawn[unit]["mean"] == pytest.approx(record[f"expected_{unit}"], abs=spread)
+    assert drawn["params"]["mean"] == pytest.approx(committed.require("train")["target_params"], rel=0.02)
     p = np.concatenate([layer.per_channel() for layer in soft.posterior().values()])
     assert ((p > 0.01) & (p < 0.99)).all()
     first = read_jsonl(committed.train_path / "posterior.jsonl")[0]["p"]

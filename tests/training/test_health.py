@@ -331,7 +331,8 @@ def test_a_short_training_of_digits(tmp_path: Path, changes: dict[str, Any], kin
     run = restore.create_run(net, tmp_path / "run", options={"explicit": ["in_chans", "img_size"]})
     short = {"data.name": "digits", "data.batch_size": 32, "data.limit_train": 320, "schedule.epochs": 4}
     said: list[str] = []
-    train(run, override(load_recipe("digits"), {**short, **changes}), device="cpu", notice=said.append)
+    train(run, override(load_recipe("digits"), {**short, **changes}), device="cpu", warn=said.append)
     rows = read_jsonl(run.train_path / "log.jsonl")
-    assert [warning["kind"] for row in rows for warning in row["warnings"]] == kinds
-    assert len([line for line in said if line.startswith("warning: ")]) == len(kinds)
+    logged = [warning for row in rows for warning in row["warnings"]]
+    assert [warning["kind"] for warning in logged] == kinds
+    assert said == [f"{warning['message']}; {warning['hint']}" for warning in logged]

@@ -1,70 +1,29 @@
-"""The ENAS family: sizes, structure, the arithmetic of its parts, and masked = compact."""
+"""The ENAS family: sizes, structure, and its auxiliary head."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from enas_nets import count, pictures, supernet
 from pgnas_zoo.enas import EnasPlugin
 from pgnas_zoo.enas_net import (
     REDUCTIONS,
     AuxiliaryHead,
-    Branch,
     EnasNet,
     FactorizedReduction,
     SeparableConv,
-    StridedAvgPool,
 )
 from timm.layers.drop import DropPath
-from torch import Tensor, nn
+from torch import nn
 
 from pgnas_cli import registry
 from pgnas_cli.errors import UsageError
 from pgnas_cli.plugin import Inflation
-from pgnas_cli.supernet.supernet import Supernet
-from pgnas_cli.supernet.surrogate import SurrogateConv2d
-
-
-def supernet(arch: str = "enas15_2f", *, img_size: int = 16, in_chans: int = 3, classes: int = 5, **options: object):
-    spec = registry.make_spec(
-        arch, Inflation(**options), num_classes=classes, in_chans=in_chans, img_size=img_size, seed=3
-    )
-    return registry.build(spec).eval()
-
-
-def randomise(net: nn.Module, seed: int = 0) -> None:
-    """Statistics, scales and shifts of every BatchNorm, so that one that should be zeroed shows."""
-    g = torch.Generator().manual_seed(seed)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=g)
-            module.running_var.uniform_(0.5, 1.5, generator=g)
-            module.weight.data.uniform_(0.5, 1.5, generator=g)
-            module.bias.data.normal_(0, 0.2, generator=g)
-
-
-@functools.cache
-def randomised(*, surrogates: bool) -> Supernet:
-    """Shared: a test may mask it, and leaves it as it was."""
-    net = supernet(surrogate_pools=surrogates)
-    randomise(net)
-    return net
-
-
-def pictures(net: Supernet, n: int = 2) -> Tensor:
-    return torch.randn(n, *net.input_size, generator=torch.Generator().manual_seed(1))
-
-
-def count(module: nn.Module, kind: type[nn.Module] = nn.Module) -> int:
-    return sum(p.numel() for m in module.modules() if isinstance(m, kind) for p in m.parameters(recurse=False))
-
 
 # ---- sizes ----
 
@@ -268,132 +227,7 @@ def test_the_auxiliary_head_fits_the_map(size: int, extent: int) -> None:
     assert head(torch.randn(2, 6, size, size)).shape == (2, 4)
 
 
-# ---- TensorFlow's SAME padding ----
-
-
-def same_padded(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
-    """As its documentation has it: total = (ceil(n / s) - 1) s + k - n, the smaller half in front."""
-    pads: list[int] = []
-    for size in (x.shape[3], x.shape[2]):
-        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads, value=value)
-
-
-@pytest.mark.parametrize("shape", [(8, 8), (7, 7), (7, 8), (2, 2), (1, 1)])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_poolings_pad_as_tensorflow_does(shape: tuple[int, int], stride: int) -> None:
-    x = torch.randn(2, 3, *shape, dtype=torch.float64)
-    total = F.avg_pool2d(same_padded(x, 3, stride, 0.0), 3, stride, divisor_override=1)
-    pixels = F.avg_pool2d(same_padded(torch.ones_like(x), 3, stride, 0.0), 3, stride, divisor_override=1)
-    average, maximum = (Branch(kind, 3, stride, 1.0, False).eval() for kind in (2, 3))
-    torch.testing.assert_close(average(x), total / pixels)
-    torch.testing.assert_close(maximum(x), F.max_pool2d(same_padded(x, 3, stride, -math.inf), 3, stride))
-    assert (StridedAvgPool()(torch.zeros(1, 1, *shape)) == 0).all()
-
-
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("size", [7, 8])
-def test_strided_convolutions_pad_as_tensorflow_does(kernel: int, size: int) -> None:
-    depthwise = SeparableConv(3, kernel, 2).depthwise1
-    x = torch.randn(2, 3, size, size)
-    wanted = F.conv2d(same_padded(x, kernel, 2, 0.0), depthwise.weight, stride=2, groups=3)
-    torch.testing.assert_close(depthwise(x), wanted)
-
-
-@pytest.mark.parametrize("size", [5, 6])
-def test_the_second_path_of_a_reduction_is_shifted_by_one_pixel(size: int) -> None:
-    layer = FactorizedReduction(1, 2).eval()
-    nn.init.ones_(layer.conv1.weight)
-    nn.init.ones_(layer.conv2.weight)
-    x = torch.rand(1, 1, size, size) + 1
-    found = layer(x) * math.sqrt(1 + layer.bn.eps)
-    torch.testing.assert_close(found[0, 0], x[0, 0, ::2, ::2])
-    torch.testing.assert_close(found[0, 1], F.pad(x, (0, 1, 0, 1))[0, 0, 1::2, 1::2])
-
-
-# ---- surrogates ----
-
-
-def test_surrogates_start_as_the_identity_and_change_nothing() -> None:
-    plain, larger = supernet(), supernet(surrogate_pools=True)
-    state = larger.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in plain.state_dict().items())
-    surrogates = [m for m in larger.backbone.modules() if isinstance(m, SurrogateConv2d)]
-    assert len(surrogates) == 4 * 17
-    assert all(module.is_identity() for module in surrogates)
-    weights = sum(module.weight.numel() for module in surrogates)
-    assert larger.kept_cost().params == plain.kept_cost().params + weights
-    randomise(plain)
-    randomise(larger)
-    with torch.no_grad():
-        assert torch.equal(larger(pictures(larger)), plain(pictures(plain)))
-
-
-def test_each_pooling_and_identity_branch_has_a_surrogate() -> None:
-    for cell in EnasNet(1, 2, 3, 8, surrogates=True).cells:
-        for branch in cell.branches:
-            assert hasattr(branch, "surrogate") is not isinstance(branch.operation, SeparableConv)
-    assert not any(isinstance(m, SurrogateConv2d) for m in EnasNet(1, 2, 3, 8).modules())
-
-
-def masks_of(net: Supernet, keep: float, seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {name: rng.random(gate.channels) < keep for name, gate in net.gates.items()}
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.6, 0.9, 1.0])
-@pytest.mark.parametrize("surrogates", [False, True], ids=["plain", "surrogates"])
-def test_masked_is_compact(surrogates: bool, keep: float) -> None:
-    net = randomised(surrogates=surrogates)
-    images = pictures(net)
-    masks = masks_of(net, keep, seed=int(10 * keep))
-    candidate = net.candidate(masks)
-    with torch.no_grad():
-        with net.masked(candidate):
-            masked = net(images)
-        for layout in ("gather", "dense"):
-            small = net.compact(candidate, layout=layout)
-            assert (small(images) - masked).abs().max() <= 1e-5 * masked.abs().max().clamp_min(1)
-    assert candidate.params == count(net.compact(candidate))
-
-
-@pytest.mark.parametrize("cell", [3, 5], ids=["normal", "reduction"])
-def test_a_branch_whose_surrogate_is_dropped_is_gone(cell: int) -> None:
-    net = randomised(surrogates=True)
-    masks = {name: np.ones(gate.channels, bool) for name, gate in net.gates.items()}
-    branches = [f"cells.{cell}.branches.{i}" for i in range(10) if f"cells.{cell}.branches.{i}.surrogate" in net.gates]
-    assert len(branches) == 4
-    for name in branches:
-        masks[f"{name}.surrogate"][:] = False
-    outputs: dict[str, Tensor] = {}
-    hooks = [
-        net.backbone.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: outputs.update({name: output})
-        )
-        for name in branches
-    ]
-    with torch.no_grad(), net.masked(masks):
-        masked = net(pictures(net))
-    for hook in hooks:
-        hook.remove()
-    assert all((outputs[name] == 0).all() for name in branches)
-    small = net.compact(masks)
-    assert not any(name == b or name.startswith(f"{b}.") for name, _ in small.named_modules() for b in branches)
-    with torch.no_grad():
-        assert (small(pictures(net)) - masked).abs().max() <= 1e-5 * masked.abs().max().clamp_min(1)
-
-
-def test_untouched_surrogates_are_folded_into_the_plain_network() -> None:
-    plain, larger = randomised(surrogates=False), randomised(surrogates=True)
-    masks = masks_of(plain, 0.7, seed=5)
-    whole = {name: np.ones(gate.channels, bool) for name, gate in larger.gates.items() if name not in masks}
-    first, second = plain.candidate(masks), larger.candidate(masks | whole)
-    assert (first.params, first.macs) == (second.params, second.macs)
-    small, folded = plain.compact(first), larger.compact(second)
-    assert folded.state_dict().keys() == small.state_dict().keys()
-    with torch.no_grad():
-        assert torch.equal(folded(pictures(plain)), small(pictures(plain)))
+# ---- training ----
 
 
 def test_a_step_of_training_reaches_every_weight() -> None:

@@ -1,0 +1,78 @@
+"""What the processes of test_training_processes.py run: a module of its own, so that started processes find it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgnas_cli.errors import Stopped
+from pgnas_cli.recipe import Recipe
+from pgnas_cli.run import RunDirectory
+from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training import distributed, loop
+from pgnas_cli.training.cadence import Cadence
+from pgnas_cli.training.progress import Callbacks, TrainProgress
+
+SAY = Callable[[str, Any], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: `stops` are the steps after which the master is told to stop; it is resumed after each."""
+
+    run: Path
+    recipe: Recipe
+    stops: Sequence[int] = ()
+
+
+def request(recipe: Recipe) -> loop.Request:
+    return loop.Request(
+        recipe, workers=0, data_dir=None, fixed_drop=None, resume=False, force=False, tensorboard=False,
+        cadence=Cadence.parse("10m"),
+    )  # fmt: skip
+
+
+def trainings(jobs: Sequence[Job], say: SAY) -> list[dict[str, Any]]:
+    """The records of several trainings, one after the other by the same processes."""
+    world = distributed.join("cpu")
+    try:
+        return [_train(job, world) for job in jobs]
+    finally:
+        distributed.leave()
+
+
+def _train(job: Job, world: distributed.World) -> dict[str, Any]:
+    wanted, run = request(job.recipe), RunDirectory(job.run)
+    for step in job.stops:
+
+        def stop(progress: TrainProgress, step: int = step) -> None:
+            if world.is_master and progress.step == step:
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(Stopped, match=f"stopped after step {step} of"):
+            loop._train(run, wanted, world, Callbacks(report=stop))
+        distributed.barrier(world)  # the master has written its checkpoint: as if all had ended
+        wanted = dataclasses.replace(wanted, recipe=None, resume=True)
+    return loop._train(run, wanted, world, Callbacks())
+
+
+def short_of_memory(job: Job, room: Sequence[int], say: SAY) -> None:
+    """A training whose process n finds memory for `room[n]` images."""
+    plain, limit = Supernet.forward, room[int(os.environ["RANK"])]
+
+    def small(net: Supernet, images: Tensor) -> Tensor:
+        if net.training and len(images) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(net, images)
+
+    Supernet.forward = small  # type: ignore[method-assign]
+    loop._worker(job.run, request(job.recipe), "cpu", (), say)
