@@ -3,7 +3,7 @@
 The package takes any nn.Module and masks (convolution or linear layer name -> bool over its input channels).
 """
 
-from pgnas_cli.compact.batch import Costs, count_many
+from pgnas_cli.compact.batch import CandidateCosts, count_many
 from pgnas_cli.compact.build import compact
 from pgnas_cli.compact.graph import ChannelGraph, ChannelNode, Geometry
 from pgnas_cli.compact.liveness import Cost, analyse, count, depends_on_input, expected
@@ -13,11 +13,11 @@ from pgnas_cli.compact.rules import Liveness
 from pgnas_cli.compact.trace import trace
 
 __all__ = [
+    "CandidateCosts",
     "ChannelGraph",
     "ChannelNode",
     "CompactNetwork",
     "Cost",
-    "Costs",
     "Geometry",
     "Liveness",
     "analyse",

@@ -21,7 +21,7 @@ _BYTES_PER_UNIT = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Costs:
+class CandidateCosts:
     """Of N candidates, in the order given.
 
     Args:
@@ -35,7 +35,7 @@ class Costs:
     depends_on_input: NDArray[np.bool_]
 
 
-def count_many(graph: ChannelGraph, candidates: Sequence[Mapping[str, np.ndarray]]) -> Costs:
+def count_many(graph: ChannelGraph, candidates: Sequence[Mapping[str, np.ndarray]]) -> CandidateCosts:
     """What `count` and `depends_on_input` say of each candidate, the same integers, computed for many at once.
 
     Args:
@@ -45,7 +45,7 @@ def count_many(graph: ChannelGraph, candidates: Sequence[Mapping[str, np.ndarray
         UsageError: as `analyse`.
     """
     n = len(candidates)
-    costs = Costs(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, bool))
+    costs = CandidateCosts(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, bool))
     for rows in _batches(graph, candidates):
         names = candidates[rows[0]]
         liveness = analyse_rows(graph, {name: _stack([candidates[row][name] for row in rows]) for name in names})

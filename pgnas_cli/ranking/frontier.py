@@ -15,6 +15,7 @@ from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.intervals import wilson
 from pgnas_cli.ranking.latency import Latency, measure
+from pgnas_cli.training.data import Data
 from pgnas_cli.training.objective import Score
 
 OBJECTIVES = ("params", "macs", "latency")
@@ -116,7 +117,7 @@ def members(rows: Iterable[Row]) -> set[str]:
 def measure_candidates(
     evaluator: Evaluator, candidates: Sequence[Candidate], batch: int, *, limit: float = MEASURING_SECONDS
 ) -> dict[str, Latency]:
-    """Id -> latency of each compact network on the evaluator's device, in turns; see `latency.measure`.
+    """Id -> latency of each compact network on the evaluator's device, in float32, in turns; see `latency.measure`.
 
     Args:
         evaluator: holds the supernet, the images and the device.
@@ -127,12 +128,15 @@ def measure_candidates(
     if batch < 1:
         raise UsageError(f"a batch of {batch} images to measure the latency of, it should be at least 1", "1")
     images = evaluator.data.probe(batch)
-    images = images[torch.arange(batch) % len(images)].to(evaluator.device)
-    networks = {}
-    for candidate in candidates:
-        with evaluator.ready(candidate):
-            networks[candidate.id] = evaluator.net.compact(candidate).to(evaluator.device)
+    layout = torch.channels_last if evaluator.way.channels_last else torch.contiguous_format
+    images = images[torch.arange(batch) % len(images)].to(evaluator.device, memory_format=layout)
+    networks = {candidate.id: evaluator.net.compact(candidate).to(memory_format=layout) for candidate in candidates}
     return measure(networks, images, limit=limit)
+
+
+def readable_images(data: Data) -> int:
+    """Images of the selection split, without those that turned out unreadable so far."""
+    return data.num_selection - len(data.corrupt.get("selection", []))
 
 
 def fronts(
@@ -165,7 +169,7 @@ def fronts(
         and "latency".
     """
     known = {candidate.id: candidate for candidate in candidates}
-    settled = confirmed(rows, lambda name: evaluator.score(known[name], "selection"), evaluator.data.num_selection)
+    settled = confirmed(rows, lambda name: evaluator.score(known[name], "selection"), readable_images(evaluator.data))
     chosen = members(settled) | {winner}
     shown = sorted((row for row in settled if row["id"] in chosen), key=lambda row: (row["params"], row["id"]))
     latency = measure_candidates(evaluator, [known[row["id"]] for row in shown], batch)

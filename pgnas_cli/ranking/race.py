@@ -35,7 +35,9 @@ from pgnas_cli.ranking.bounds import Draws, certified, largest_excess
 FIRST_SLICE = 64
 """Least number of images in the first slice."""
 FIRST_SHARE = 1 / 16
-"""The first slice is this share of the split. What a candidate that left after it may still hide decides the margin."""
+"""The first slice is at most this share of the split: what a candidate that leaves after it may hide is the margin."""
+FIRST_OF_BUDGET = 1 / 3
+"""It is also at most this share of a budget, which leaves the rest for the later slices."""
 GROWTH = {"budget": 2.0, "guarantee": 1.25}
 """Images seen after a slice over those seen before it. Looks cost no confidence, only time."""
 PILOTS = 8
@@ -217,9 +219,9 @@ def pilot_weights(log_prob: NDArray[np.float32]) -> NDArray[np.float64]:
     return EVEN_WEIGHT + (1 - EVEN_WEIGHT) * (4 * probability * (1 - probability)) ** 2
 
 
-def slices(images: int, growth: float) -> list[int]:
+def slices(images: int, growth: float, budget: float = 1.0) -> list[int]:
     """How many images have been seen after each slice: growing by a factor, up to all."""
-    end = float(max(FIRST_SLICE, math.ceil(FIRST_SHARE * images)))
+    end = float(max(FIRST_SLICE, math.ceil(min(FIRST_SHARE, FIRST_OF_BUDGET * budget) * images)))
     ends = []
     while end < images:
         ends.append(int(end))
@@ -291,7 +293,7 @@ def budgeted(field: Field, *, confidence: float, budget: float, report: Report) 
     Raises:
         UsageError: the budget does not even show every candidate the first slice, and one of them every image.
     """
-    ends = slices(field.images, GROWTH["budget"])
+    ends = slices(field.images, GROWTH["budget"], budget)
     allowed = budget * len(field) * field.images - field.spent
     unseen = int((field.seen == 0).sum())
     stay = largest_share(unseen, ends, allowed)

@@ -159,7 +159,7 @@ class Supernet(GatedNetwork):
         """`assess` of each, the same integers, computed for hundreds at once.
 
         Candidates are grouped by the surrogates that are `untouched`. Where nearly every candidate leaves out others
-        (a supernet with surrogates that has not been trained), this takes as long as one after the other.
+        (a supernet with surrogates that has not been trained), this takes up to twice as long as one after the other.
 
         Raises:
             UsageError: masks of a layer that cannot carry any, or that do not fit it.

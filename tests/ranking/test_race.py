@@ -181,6 +181,12 @@ def test_slices_grow_up_to_the_whole_split(images: int, growth: float) -> None:
     assert ends[0] == min(images, max(64, -(-images // 16)))
 
 
+def test_a_small_budget_begins_with_a_small_slice() -> None:
+    assert slices(6000, 2.0, 0.15)[0] == 300
+    assert slices(6000, 2.0, 0.03)[0] == 64
+    assert slices(60_000, 2.0, 0.03)[0] == 600
+
+
 @pytest.mark.parametrize(("candidates", "budget", "pilots"), [(1, None, 0), (19, None, 0), (20, None, 2),
                          (500, None, 8), (500, 0.15, 8), (50, 0.15, 0), (100, 0.15, 3)])  # fmt: skip
 def test_how_many_pilots(candidates: int, budget: float | None, pilots: int) -> None:
