@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pgnas_cli.commands.train import render
+from pgnas_cli.console import console
 
 RECORD = {
     "epochs": 40, "images": 48_000, "seconds": 12.0, "device": "cpu", "processes": 1, "params": 200_000,
@@ -58,6 +59,7 @@ def test_the_target_and_what_is_near_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, changes: dict, lines: list[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
+    console.configure()  # an earlier command of this process may have left --json
     render({**RECORD, **changes})
     out = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert [line for line in out if line.startswith(("target", "before"))] == lines
