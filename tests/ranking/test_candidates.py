@@ -13,7 +13,9 @@ import torch
 
 from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.posterior.candidate import pack
+from pgnas_cli.posterior.diversity import diversity
 from pgnas_cli.ranking.candidates import MASKS, ROWS, read_candidates, sample, write_candidates
+from pgnas_cli.ranking.network_costs import NetworkCosts
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl, save_tensors
 from pgnas_cli.training.loop import trained_supernet
 
@@ -77,6 +79,10 @@ def test_fewer_than_asked_is_a_warning(run: RunDirectory) -> None:
         ({"strategy": "uniform"}, "needs the rate"),
         ({"strategy": "uniform", "drop_prob": 1.0}, "below 1"),
         ({"drop_prob": 0.3}, "belongs to --strategy uniform"),
+        ({"params": 100.0}, "belongs to --strategy tilted"),
+        ({"strategy": "tilted"}, "needs the size"),
+        ({"strategy": "tilted", "params": 1.0}, "reaches"),
+        ({"strategy": "evolution"}, "a sample has no scores"),
     ],
 )
 def test_a_refused_request_leaves_the_last_candidates(run: RunDirectory, options: dict, message: str) -> None:
@@ -105,6 +111,64 @@ def test_a_uniform_supernet_is_drawn_at_its_own_rate(run: RunDirectory, asked, d
     assert ["trained at 0.3" in warning for warning in record["warnings"]] == [True] * warned
     kept = np.mean([candidate.kept_share() for candidate in read_candidates(run)])
     assert kept == pytest.approx(1 - drawn, abs=0.04)
+
+
+# ---- sizes ----
+
+
+@pytest.mark.parametrize(("unit", "share"), [("params", 0.3), ("macs", 0.7)])
+def test_tilted_candidates_of_a_run_have_the_size_asked_for(run: RunDirectory, unit: str, share: float) -> None:
+    net = trained_supernet(run)
+    target = share * float(getattr(net.kept_cost(), unit))
+    record = sample(run, n=60, strategy="tilted", **{unit: target})
+    facts = record["strategy_facts"]
+    assert record[unit]["mean"] == pytest.approx(target, rel=0.02)
+    assert facts["sampled"] == pytest.approx(
+        np.mean([getattr(net.assess(c.masks), unit) for c in read_candidates(run)])
+    )
+    assert facts["relative_error"] == pytest.approx(facts["sampled"] / target - 1)
+    assert facts["calibration"]["mean"] == pytest.approx(target, rel=0.02)
+    assert (facts["lambda"] > 0) is (share < 0.5)  # the posterior was trained to one half
+    assert run.require("sample")["strategy_facts"] == facts
+
+
+def test_the_expected_cost_of_a_run_is_the_supernets_own(run: RunDirectory) -> None:
+    net, costs = trained_supernet(run), NetworkCosts(trained_supernet(run))
+    keep = {name: 1 - layer.per_channel() for name, layer in net.posterior().items()}
+    for unit in ("params", "macs"):
+        own = getattr(net.cost(), f"expected_{unit}").item()
+        assert costs.expected(keep, unit) == pytest.approx(own, rel=1e-4)
+        slope, name = costs.slope(keep, unit), next(iter(keep))
+        moved = {**keep, name: keep[name] - 1e-4 * (np.arange(len(keep[name])) == 0)}
+        difference = costs.expected(keep, unit) - costs.expected(moved, unit)
+        assert slope[name][0] == pytest.approx(difference / 1e-4, rel=1e-3)
+
+
+def test_stratified_candidates_of_a_run_go_from_0_3_to_0_9(run: RunDirectory) -> None:
+    record = sample(run, n=3, strategy="stratified")
+    strata = record["strategy_facts"]["strata"]
+    assert [stratum["candidates"] for stratum in strata] == [1] * 3
+    whole = float(trained_supernet(run).kept_cost().params)
+    assert [stratum["target"] / whole for stratum in strata] == pytest.approx([0.3, 0.6, 0.9])
+    assert [stratum["calibration"]["mean"] / whole for stratum in strata] == pytest.approx([0.3, 0.6, 0.9], rel=0.02)
+    assert [candidate.params for candidate in read_candidates(run)] == [stratum["sampled"] for stratum in strata]
+
+
+def test_the_diversity_of_a_set_is_on_record(run: RunDirectory) -> None:
+    record = sample(run, n=8, seed=1)
+    assert record["diversity"] == vars(diversity([candidate.masks for candidate in read_candidates(run)]))
+    assert record["diversity"]["distinct"] == 8
+
+
+def test_after_a_commit_sizes_are_drawn_from_the_soft_posterior(run: RunDirectory) -> None:
+    manifest = json.loads(run.manifest_path.read_text())
+    manifest["stages"]["train"]["soft"] = {"checkpoint": manifest["stages"]["train"]["checkpoint"]}
+    run.manifest_path.write_text(json.dumps(manifest))
+    for strategy, size in (("tilted", 24000.0), ("stratified", (20000.0, 30000.0))):
+        with pytest.raises(UsageError, match=f"leaves --strategy {strategy} nothing") as error:
+            sample(run, n=4, strategy=strategy, params=size)
+        assert "--from soft" in error.value.hint
+    assert sample(run, n=4, strategy="tilted", params=24000.0, source="soft")["candidates"] == 4
 
 
 # ---- damaged files ----
@@ -189,19 +253,3 @@ def test_a_write_that_fails_leaves_the_last_candidates(run: RunDirectory, monkey
         sample(run, n=3, seed=5)
     assert [candidate.id for candidate in read_candidates(run)] == before
     assert not list(run.path.glob(".*"))
-
-
-def test_a_run_gives_tilted_candidates_of_a_mean_size(run: RunDirectory) -> None:
-    """Exact sizes of a real network, whose cost is not linear in the masks."""
-    whole = run.require("train")["params"]
-    record = sample(run, n=100, strategy="tilted", params=0.6 * whole, seed=2)
-    assert record["params"]["mean"] == pytest.approx(0.6 * whole, rel=0.02)
-    assert record["strategy_facts"]["relative_error"] == pytest.approx(record["params"]["mean"] / (0.6 * whole) - 1)
-    assert record["diversity"]["distinct"] == 100
-    assert 0 < record["diversity"]["hamming_share"] < 0.51
-    assert {candidate.strategy for candidate in read_candidates(run)} == {"tilted"}
-
-
-def test_evolution_cannot_be_sampled(run: RunDirectory) -> None:
-    with pytest.raises(UsageError, match="a sample has no scores"):
-        sample(run, n=5, strategy="evolution")
