@@ -1,15 +1,17 @@
-"""Wilson's interval against scipy, and at its ends."""
+"""Wilson's interval against scipy, and at its ends; the bootstrap."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from scipy.stats import bootstrap as scipy_bootstrap
 
-from pgnas_cli.ranking.intervals import wilson
+from pgnas_cli.ranking.intervals import bootstrap, wilson
 
 
 @settings(deadline=None, max_examples=200)
@@ -56,3 +58,38 @@ def test_the_numbers_are_plain() -> None:
 def test_impossible_counts_are_refused(arguments: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="no proportion"):
         wilson(*arguments)
+
+
+# ---- the bootstrap ----
+
+
+def test_the_mean_has_the_interval_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    found = bootstrap(400, lambda indices: float(values[indices].mean()), 0.9)
+    half = 1.6449 * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    again = bootstrap(400, lambda indices: float(values[indices].mean()), 0.9)
+    assert (again, bootstrap(400, lambda i: float(values[i].mean()), 0.9, seed=1) == found) == (found, False)
+
+
+def test_the_interval_is_that_of_the_quantiles_of_scipy() -> None:
+    values = np.random.default_rng(1).exponential(size=50)
+    ours = bootstrap(50, lambda indices: float(np.median(values[indices])), 0.95, resamples=9999)
+    theirs = scipy_bootstrap(
+        (values,), np.median, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), rel=0.1)
+
+
+def test_resamples_without_a_value_are_left_out() -> None:
+    """Two units: half of the resamples are one of them twice."""
+    found = bootstrap(2, lambda indices: math.nan if indices[0] == indices[1] else 3.0)
+    assert found.to_json() == {"value": 3.0, "low": 3.0, "high": 3.0}
+    assert bootstrap(2, lambda _: math.nan).to_json() == {"value": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize("arguments", [(0, 0.95), (5, 0.0), (5, 1.0)])
+def test_impossible_samples_are_refused(arguments: tuple[int, float]) -> None:
+    with pytest.raises(ValueError, match="no interval"):
+        bootstrap(arguments[0], len, arguments[1])
