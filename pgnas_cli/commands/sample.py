@@ -55,7 +55,9 @@ def sample(
     for warning in record["warnings"]:
         console.warn(warning)
     console.result({"run": str(found.path), **record}, lambda: render(record))
-    console.next_command(f"pgnas rank --run {run}" if run is not None else "pgnas rank")
+    # away from the size that was trained for, BatchNorm's statistics do not fit
+    ranking = "pgnas rank --recalibrate 512" if tilts(record) else "pgnas rank"
+    console.next_command(f"{ranking} --run {run}" if run is not None else ranking)
 
 
 def parse_range(text: str, option: str) -> tuple[int | Relative, ...]:

@@ -16,7 +16,7 @@ from pgnas_cli.training.distributed import World
 from pgnas_cli.training.launch import StopSignal
 
 GROUP = 16
-"""Candidates that each process evaluates before their answers are written: what a kill can lose."""
+"""Candidates that each process evaluates before their answers are written: what a kill or Ctrl-C can lose."""
 
 
 class Answers:
@@ -87,6 +87,8 @@ class Answers:
             nonlocal before
             before += len(positions) * world.size
             self.told(min(before, self.answered + shape[0] * shape[1]))
+            if world.size == 1:  # several can only leave together
+                self._leave_if_asked()
 
         own = self.evaluator.outcomes(group[world.rank :: world.size], "selection", positions, done)
         right, log_prob = np.zeros(shape, bool), np.zeros(shape, np.float32)

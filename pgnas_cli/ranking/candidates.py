@@ -17,7 +17,7 @@ from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.posterior import strategies
 from pgnas_cli.posterior.candidate import Candidate, pack, unpack
 from pgnas_cli.posterior.diversity import diversity
-from pgnas_cli.posterior.sampling import sample_candidates
+from pgnas_cli.posterior.sampling import SampleReport, sample_candidates
 from pgnas_cli.posterior.strategies.strategy import Options, Size, Strategy
 from pgnas_cli.ranking.network_costs import NetworkCosts
 from pgnas_cli.run import RunDirectory, expect, load_tensors, read_jsonl, remove, save_tensors, sync_folder, write_jsonl
@@ -91,15 +91,7 @@ def sample(
         "seed": seed,
         "max_params": max_params,
         "max_macs": max_macs,
-        "draws": report.draws,
-        "duplicates": report.duplicates,
-        "unusable": report.unusable,
-        "too_large": report.too_large,
-        "surplus": report.surplus,
-        "params": _spread([candidate.params for candidate in found]),
-        "macs": _spread([candidate.macs for candidate in found]),
-        "strategy_facts": proposals.facts(found, report.strata),
-        "diversity": asdict(diversity([candidate.masks for candidate in found])),
+        **_facts(proposals, found, report),
         "sha256": digest,
         "seconds": time.perf_counter() - started,
     }
@@ -122,6 +114,21 @@ def _strategy(net: Supernet, name: str, options: Options, n: int, seed: int, *, 
             "--from soft",
         )
     return strategies.make(name, net.posterior(), NetworkCosts(net), options, n=n, seed=seed)
+
+
+def _facts(proposals: Strategy, found: list[Candidate], report: SampleReport) -> dict[str, Any]:
+    """What the record says of how a set was drawn, and of what it is like."""
+    return {
+        "draws": report.draws,
+        "duplicates": report.duplicates,
+        "unusable": report.unusable,
+        "too_large": report.too_large,
+        "surplus": report.surplus,
+        "params": _spread([candidate.params for candidate in found]),
+        "macs": _spread([candidate.macs for candidate in found]),
+        "strategy_facts": proposals.facts(found, report.strata),
+        "diversity": asdict(diversity([candidate.masks for candidate in found])),
+    }
 
 
 def _spread(costs: list[int]) -> dict[str, float]:

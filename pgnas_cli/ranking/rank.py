@@ -204,8 +204,7 @@ def _rank(run: RunDirectory, request: _Request, world: World, report: Report) ->
     data = same_data(run, data_dir=request.data_dir, workers=request.workers)
     method = request.method.resolved(len(candidates), data.num_selection)
     net = sampled_supernet(run, world.device)
-    header = _header(run, data, method)
-    journal = Journal(run.path / FOLDER, header) if world.is_master else None
+    journal = Journal(run.path / FOLDER, _header(run, data, method, world)) if world.is_master else None
     way = distributed.broadcast_object(_way(run, net, data, candidates, world, method, journal), world)
     assert way is not None
     evaluator = Evaluator(net, data, world.device, recalibrate=method.recalibrate, way=way)
@@ -277,13 +276,14 @@ def _most(method: Method, candidates: int, images: int) -> int:
     return round((method.budget or 1.0) * candidates * images)
 
 
-def _header(run: RunDirectory, data: Data, method: Method) -> dict[str, Any]:
+def _header(run: RunDirectory, data: Data, method: Method, world: World) -> dict[str, Any]:
     """What the answers depend on: what a journal was written for."""
     return {
         "candidates": run.require("sample")["sha256"],
         "checkpoint": run.require("train").get("checkpoint"),
         "data": data.describe()["sha256"],
         "recalibrate": method.recalibrate,
+        "device": world.device.type,
     }
 
 

@@ -101,6 +101,23 @@ def test_an_interrupted_ranking_goes_on_and_ends_the_same(
     assert not (other.path / FOLDER).exists()
 
 
+def test_one_process_stops_after_the_candidate_at_hand(many: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = []
+    plain = Evaluator.ready
+
+    def ready(self, candidate, **kwargs):
+        evaluated.append(candidate.id)
+        if len(evaluated) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, candidate, **kwargs)
+
+    monkeypatch.setattr(Evaluator, "ready", ready)
+    with pytest.raises(Stopped) as stopped:
+        rank(many, device="cpu", method="exhaustive")
+    assert stopped.value.exit_code == 130
+    assert len(evaluated) == 3
+
+
 def test_answers_of_other_weights_or_damaged_ones_are_not_reused(tmp_path: Path) -> None:
     images = np.arange(3)
     answers = np.array([[True, False, True]]), np.array([[-0.5, -math.inf, -0.25]], np.float32)
