@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pgnas_cli.errors import UsageError
 from pgnas_cli.ranking.bounds import Draws, certified, largest_excess
 
-FIRST_SLICE = 64
+FIRST_SLICE = 32
 """Least number of images in the first slice."""
 FIRST_SHARE = 1 / 16
 """The first slice is at most this share of the split: what a candidate that leaves after it may hide is the margin."""
@@ -279,7 +279,7 @@ def guaranteed(field: Field, *, confidence: float, margin: float, report: Report
 def budgeted(field: Field, *, confidence: float, budget: float, report: Report) -> tuple[int, float]:
     """Race within a share of the images of an exhaustive ranking.
 
-    After each slice the same share of the candidates stays: the largest that the budget allows (`largest_share`).
+    After each slice the same share of the candidates stays: the largest that the budget allows (`plan`).
 
     Args:
         field: the candidates at the start; what its pilots have seen counts.
@@ -291,12 +291,10 @@ def budgeted(field: Field, *, confidence: float, budget: float, report: Report) 
         (index of the winner, margin that is certified, over all candidates)
 
     Raises:
-        UsageError: the budget does not even show every candidate the first slice, and one of them every image.
+        UsageError: see `plan`.
     """
-    ends = slices(field.images, GROWTH["budget"], budget)
-    allowed = budget * len(field) * field.images - field.spent
-    unseen = int((field.seen == 0).sum())
-    stay = largest_share(unseen, ends, allowed)
+    ends, stay = plan(len(field), field.images, field.pilots, budget)
+    unseen = len(field) - field.pilots
     racing = np.arange(len(field))
     for number, n in enumerate(ends):
         field.show(racing, n)
@@ -316,27 +314,34 @@ def staying(candidates: int, share: float, slices_seen: int) -> int:
     return max(1, int(candidates * share**slices_seen + 1e-9))
 
 
-def largest_share(candidates: int, ends: Sequence[int], allowed: float) -> float:
-    """The largest share that may stay after each slice, so that all slices together take at most `allowed` images.
+def plan(candidates: int, images: int, pilots: int, budget: float) -> tuple[list[int], float]:
+    """(`slices` of a race with a budget, the largest share that may stay after each of them).
 
     Raises:
-        UsageError: no share is small enough.
+        UsageError: the budget is too small to show every candidate the first slice, and the pilots and one more every
+            image.
     """
+    ends = slices(images, GROWTH["budget"], budget)
     sizes = np.diff([0, *ends])
 
-    def images(share: float) -> float:
-        return float(sum(size * staying(candidates, share, number) for number, size in enumerate(sizes)))
+    def needed(share: float) -> float:
+        left = sum(size * staying(candidates - pilots, share, number) for number, size in enumerate(sizes))
+        return float(left) + pilots * images
 
-    if images(1.0) <= allowed:
-        return 1.0
-    low, high = 0.0, 1.0
-    if images(low) > allowed:
+    allowed = budget * candidates * images + 1e-6
+    if needed(0.0) > allowed:
+        # a larger budget has more pilots and a longer first slice
+        beside_pilots = 1 - 2 * PILOT_SHARE
+        least = max(needed(0.0) / images / beside_pilots, 1 / (beside_pilots - FIRST_OF_BUDGET)) / candidates
+        least = math.ceil(100 * least) / 100
         raise UsageError(
-            f"a budget of {allowed:,.0f} images was given beside the pilots'; {candidates} candidates need "
-            f"{images(low):,.0f} at least",
-            "raise --budget, or leave it out",
+            f"--budget {budget:g} is {allowed:,.0f} images; {candidates} candidates need {needed(0.0):,.0f} at least",
+            f"--budget {least:g}, or --method exhaustive" if least < 1 else "--method exhaustive",
         )
+    if needed(1.0) <= allowed:
+        return ends, 1.0
+    low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if images(middle) <= allowed else (low, middle)
-    return low
+        low, high = (middle, high) if needed(middle) <= allowed else (low, middle)
+    return ends, low

@@ -243,6 +243,8 @@ def compare(
     tie = [(candidate.params, candidate.id) for candidate in candidates]
     racing = method.name == "race"
     pilots = race.pilots_of(len(candidates), method.budget) if racing else 0
+    if racing and method.budget is not None:
+        race.plan(len(candidates), images, pilots, method.budget)  # refuses before anything is evaluated
     field = Field(answers, len(candidates), images, seed=method.seed, pilots=pilots, tie=tie)
     if not racing:
         return field, race.exhaustive(field, report=report), 0.0

@@ -14,9 +14,9 @@ from pgnas_cli.ranking.race import (
     budgeted,
     exhaustive,
     guaranteed,
-    largest_share,
     pilot_weights,
     pilots_of,
+    plan,
     slices,
 )
 
@@ -178,12 +178,12 @@ def test_slices_grow_up_to_the_whole_split(images: int, growth: float) -> None:
     ends = slices(images, growth)
     assert ends[-1] == images
     assert ends == sorted(set(ends))
-    assert ends[0] == min(images, max(64, -(-images // 16)))
+    assert ends[0] == min(images, max(32, -(-images // 16)))
 
 
 def test_a_small_budget_begins_with_a_small_slice() -> None:
     assert slices(6000, 2.0, 0.15)[0] == 300
-    assert slices(6000, 2.0, 0.03)[0] == 64
+    assert slices(3000, 2.0, 0.03)[0] == 32
     assert slices(60_000, 2.0, 0.03)[0] == 600
 
 
@@ -193,7 +193,17 @@ def test_how_many_pilots(candidates: int, budget: float | None, pilots: int) -> 
     assert pilots_of(candidates, budget) == pilots
 
 
-def test_a_budget_that_is_too_small_is_refused() -> None:
-    with pytest.raises(UsageError, match="candidates need") as error:
-        largest_share(100, [64, 128, 256], 6000)
-    assert "--budget" in error.value.hint
+@pytest.mark.parametrize("candidates", [2, 20, 120, 1500])
+@pytest.mark.parametrize("images", [20, 200, 1000, 50_000])
+def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not(candidates: int, images: int) -> None:
+    budget = 1e-4
+    with pytest.raises(UsageError, match=f"{candidates} candidates need") as error:
+        plan(candidates, images, pilots_of(candidates, budget), budget)
+    if error.value.hint.startswith("--budget"):
+        budget = float(error.value.hint.removeprefix("--budget").split(",")[0])
+        ends, share = plan(candidates, images, pilots_of(candidates, budget), budget)
+        assert ends[-1] == images
+        assert 0 <= share <= 1
+    else:
+        assert error.value.hint == "--method exhaustive"
+        assert min(candidates, images / 32) < 3

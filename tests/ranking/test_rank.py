@@ -225,7 +225,7 @@ def test_ranking_before_sampling_names_the_command(run: RunDirectory) -> None:
         ({"budget": 0.1, "margin": 0.1}, "leave one"),
         ({"method": "exhaustive", "budget": 0.5}, "--method race"),
         ({"method": "exhaustive", "margin": 0.5}, "--method race"),
-        ({"method": "race", "budget": 0.01}, "raise --budget"),
+        ({"method": "race", "budget": 0.01}, "--method exhaustive"),
     ],
 )
 def test_options_out_of_range(run: RunDirectory, options: dict, hint: str) -> None:
