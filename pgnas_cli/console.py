@@ -22,9 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
 Justify = Literal["left", "right", "center"]
 Metrics = Mapping[str, float | str]
+Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Column names, and rows of as many cells."""
 
 _UNWRAPPED = 10_000  # columns when stdout is no terminal: a table is as wide as its content
 _UNITS = "kMGT"
@@ -34,8 +37,21 @@ _SECONDS_BETWEEN_LINES = 10.0  # of progress, when stderr is no terminal
 class Bar(Protocol):
     """What `Output.progress` yields."""
 
-    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
-        """Move on by `advance` steps (or to `completed`) and show the metrics, a label -> value mapping."""
+    def update(
+        self,
+        advance: float = 0,
+        *,
+        completed: float | None = None,
+        metrics: Metrics | None = None,
+        below: Grid | None = None,
+    ) -> None:
+        """Move on by `advance` steps (or to `completed`).
+
+        Args:
+            advance, completed: where the bar is.
+            metrics: label -> value, shown beside it; None leaves them.
+            below: a table that a terminal shows under the bar while it moves; None leaves it.
+        """
 
 
 class Output:
@@ -73,16 +89,9 @@ class Output:
         """Print a table; `justify` holds one entry per column (left where it ends). Nothing with --json."""
         if self.json:
             return
-        from rich import box
-        from rich.table import Table
-
         if title:
             self.line(title)  # rich would wrap a title at the table's width
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for index, column in enumerate(columns):
-            table.add_column(column, justify=justify[index] if index < len(justify) else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        table = _grid(columns, rows, justify)
         console = _stdout()
         if console.is_terminal:
             console.print(table)
@@ -160,6 +169,8 @@ class Output:
 
     @contextmanager
     def _live_bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
+        from rich.console import Group
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         def text(field: str) -> TextColumn:
@@ -167,13 +178,16 @@ class Output:
 
         console = _stderr()
         columns = (text("title"), BarColumn(), text("count"), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, text("metrics"), console=console) as progress:
-            task = progress.add_task("", total=total, title=title, count=_count(0, total, unit), metrics="")
+        progress = Progress(*columns, text("metrics"), console=console)
+        task = progress.add_task("", total=total, title=title, count=_count(0, total, unit), metrics="")
+        bar = _RichBar(progress, task, unit)
+        with Live(get_renderable=lambda: Group(progress, *bar.below), console=console, refresh_per_second=10):
             self._live = console
             try:
-                yield _RichBar(progress, task, unit)
+                yield bar
             finally:
                 self._live = None
+                bar.below = []  # the command prints its own tables
 
     def _say(self, text: str, label: str = "", style: str = "") -> None:
         from rich.text import Text
@@ -183,20 +197,37 @@ class Output:
 
 
 class _NoBar:
-    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
+    def update(
+        self,
+        advance: float = 0,
+        *,
+        completed: float | None = None,
+        metrics: Metrics | None = None,
+        below: Grid | None = None,
+    ) -> None:
         """Print nothing."""
 
 
 class _RichBar:
     def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
         self._progress, self._task, self._unit = progress, task, unit
+        self.below: list[Table] = []
 
-    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
+    def update(
+        self,
+        advance: float = 0,
+        *,
+        completed: float | None = None,
+        metrics: Metrics | None = None,
+        below: Grid | None = None,
+    ) -> None:
         task = self._progress.tasks[self._task]
         done = task.completed + advance if completed is None else completed
         shown = task.fields["metrics"] if metrics is None else _metrics(metrics)
         count = _count(done, task.total, self._unit)
         self._progress.update(self._task, completed=done, count=count, metrics=shown)
+        if below is not None:
+            self.below = [_grid(*below)]
 
 
 class _LineBar:
@@ -206,7 +237,14 @@ class _LineBar:
         self._printed_at = -math.inf
         self._pending = False
 
-    def update(self, advance: float = 0, *, completed: float | None = None, metrics: Metrics | None = None) -> None:
+    def update(
+        self,
+        advance: float = 0,
+        *,
+        completed: float | None = None,
+        metrics: Metrics | None = None,
+        below: Grid | None = None,
+    ) -> None:
         self._done = self._done + advance if completed is None else completed
         if metrics is not None:
             self._metrics = _metrics(metrics)
@@ -256,6 +294,19 @@ def seconds(duration: float) -> str:
 
 
 # helpers ---------------------------------------------------------------------------------------------------
+
+
+def _grid(columns: Sequence[str], rows: Iterable[Sequence[object]], justify: Sequence[Justify] = ()) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify=justify[index] if index < len(justify) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+    return table
 
 
 def _stdout() -> Console:

@@ -150,7 +150,9 @@ FixedDrop = Annotated[
 # ---- devices ----
 Gpus = Annotated[
     str | None,
-    typer.Option("--gpus", metavar="0,1", help="GPUs, one process for each.", rich_help_panel=_DEVICES),
+    typer.Option(
+        "--gpus", metavar="0,1", help="GPUs, a process for each; one may be named twice.", rich_help_panel=_DEVICES
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_DEVICES)]
 Procs = Annotated[int | None, typer.Option("--procs", min=1, help="Processes on the CPU.", rich_help_panel=_DEVICES)]

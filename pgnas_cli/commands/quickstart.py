@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pgnas_cli.commands._options import NewRunOption, SeedOption
-from pgnas_cli.commands.rank import interval
+from pgnas_cli.commands._ranking import interval
 from pgnas_cli.console import console, human, percent, seconds
 from pgnas_cli.run import RunDirectory, read_json
 

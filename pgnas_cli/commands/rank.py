@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgnas_cli.commands import _train_options as options
 from pgnas_cli.commands._options import ForceOption, RunOption
+from pgnas_cli.commands._ranking import render
 from pgnas_cli.commands.train import DataDirOption, DeviceOption, GpusOption, WorkersOption
-from pgnas_cli.console import console, human, percent, seconds
-from pgnas_cli.run import RunDirectory, read_jsonl
+from pgnas_cli.console import Bar, Grid, console, human, percent
+from pgnas_cli.run import RunDirectory
 
-SHOWN = 5
+if TYPE_CHECKING:
+    from pgnas_cli.ranking.progress import RankProgress
+    from pgnas_cli.training.progress import TrainProgress
 
-RACE = "Racing"
+RACE, MORE = "Racing", "Besides"
 
 
 def rank(
@@ -58,6 +61,40 @@ def rank(
             "--recalibrate", metavar="N", help="Recalibrate BatchNorm on N training images a candidate; 0 is off."
         ),
     ] = 0,
+    evolve: Annotated[
+        int,
+        typer.Option(
+            "--evolve", metavar="N", help="Add N candidates by evolution, from the best of those that were sampled."
+        ),
+    ] = 0,
+    front: Annotated[
+        bool,
+        typer.Option("--front", help="Accuracy against parameters, MACs and measured latency.", rich_help_panel=MORE),
+    ] = False,
+    certify: Annotated[
+        int | None,
+        typer.Option(
+            "--certify",
+            metavar="K",
+            help="Train K candidates from scratch: is their order that of the ranking?",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
+    certify_epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--certify-epochs", metavar="N", help="Epochs of each of them; default the recipe's.", rich_help_panel=MORE
+        ),
+    ] = None,
+    finetune: Annotated[
+        int | None,
+        typer.Option(
+            "--finetune",
+            metavar="N",
+            help="Train the winner on for N epochs, and report it beside what it was.",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
     gpus: GpusOption = None,
     device: DeviceOption = "auto",
     procs: options.Procs = None,
@@ -78,6 +115,11 @@ def rank(
         budget=budget,
         seed=seed,
         recalibrate=recalibrate,
+        evolve=evolve,
+        front=front,
+        certify=certify,
+        certify_epochs=certify_epochs,
+        finetune=finetune,
         gpus=gpus,
         device=device,
         procs=procs,
@@ -92,65 +134,39 @@ def rank(
 
 
 def compare(found: RunDirectory, **options: Any) -> dict[str, Any]:
-    """Rank with a progress bar."""
+    """Rank with progress bars: of the comparison, and of what is trained after it."""
     found.require("train")
     found.require("sample")
-    from pgnas_cli.ranking.rank import RankProgress
     from pgnas_cli.ranking.rank import rank as rank_run
 
-    with console.progress("rank", 1.0, unit="of the images") as bar:
+    with ExitStack() as shown:
+        bar: Bar | None = None
+        title = ""
+
+        def begin(name: str, total: float, unit: str) -> Bar:
+            nonlocal bar, title
+            if bar is None or title != name:
+                shown.close()
+                bar, title = shown.enter_context(console.progress(name, total, unit=unit)), name
+            return bar
 
         def report(progress: RankProgress) -> None:
-            metrics: dict[str, float | str] = {"racing": str(progress.racing)}
+            metrics: dict[str, float | str] = {"images": f"{progress.done:,}", "racing": str(progress.racing)}
             if progress.leader:
                 metrics |= {"leader": progress.leader, "accuracy": percent(progress.accuracy)}
-            bar.update(completed=round(progress.done / progress.total, 3), metrics=metrics)
+            share = round(progress.done / progress.total, 3)
+            begin("rank", 1.0, "of the images").update(completed=share, metrics=metrics, below=_leaders(progress))
 
-        return rank_run(found, report=report, **options)
+        def report_training(name: str, progress: TrainProgress) -> None:
+            begin(name, progress.steps, "steps").update(completed=progress.step, metrics=progress.metrics)
+
+        return rank_run(found, report=report, report_training=report_training, **options)
 
 
-def interval(proportion: dict[str, Any]) -> str:
-    """A share with its interval, in percent."""
-    return percent(proportion["value"], proportion["low"], proportion["high"])
-
-
-def render(folder: Path, ranking: dict[str, Any]) -> None:
-    """The head of the leaderboard, and what the winner scores."""
+def _leaders(progress: RankProgress) -> Grid:
+    """Who leads."""
     rows = [
-        [row["rank"], row["id"], percent(row["accuracy"]), f"{row['n']:,}",
-         None if row["log_likelihood"] is None else f"{row['log_likelihood']:.4f}",
-         human(row["params"]), human(row["macs"])]
-        for row in read_jsonl(folder / "leaderboard.jsonl")[:SHOWN]
-    ]  # fmt: skip
-    where = f"{ranking['processes']} x {ranking['device']}" if ranking["processes"] > 1 else ranking["device"]
-    cost = f"{ranking['images']:,} images, {seconds(ranking['seconds'])} on {where}"
-    console.table(
-        f"{ranking['candidates']} candidates, {cost}",
-        ["rank", "candidate", "selection accuracy", "images", "log-likelihood", "parameters", "MACs"],
-        rows,
-        justify=["right", "left", "right", "right", "right", "right", "right"],
-    )
-    if ranking["method"] == "race":
-        console.line(_race(ranking))
-    spread = ranking["distribution"]
-    estimated = ", estimated" if ranking["method"] == "race" else ""
-    console.line(f"all candidates{estimated}: {percent(spread['mean'])} +- {100 * spread['std']:.2f} "
-                 f"(standard deviation), {percent(spread['min'])} to {percent(spread['max'])}")  # fmt: skip
-    effect = ranking["recalibration_effect"]
-    if effect is not None:
-        console.line(
-            f"recalibration on {ranking['recalibrate']} images: {100 * effect['mean']:+.2f} points of accuracy "
-            f"(standard deviation {100 * effect['std']:.2f}, {effect['candidates']} candidates)"
-        )
-    console.line(f"winner {ranking['winner']}: selection {interval(ranking['selection_accuracy'])}, "
-                 f"test {interval(ranking['test_accuracy'])}, n = {ranking['test_accuracy']['n']}")  # fmt: skip
-
-
-def _race(ranking: dict[str, Any]) -> str:
-    """What a race cost, and what it certifies."""
-    share = ranking["images"] / ranking["images_exhaustive"]
-    return (
-        f"race: {100 * share:.1f} % of the images of an exhaustive ranking; no candidate is more than "
-        f"{100 * ranking['margin']:.2f} points above the winner on the selection split "
-        f"({100 * ranking['confidence']:g} % confidence)"
-    )
+        [str(place), leader.id, percent(leader.accuracy), f"{leader.seen:,}", human(leader.params), human(leader.macs)]
+        for place, leader in enumerate(progress.leaders, 1)
+    ]
+    return ["rank", "candidate", "accuracy", "images seen", "parameters", "MACs"], rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgnas_cli.commands._options import RunOption
-from pgnas_cli.commands.rank import interval
+from pgnas_cli.commands._ranking import interval
 from pgnas_cli.console import console, human, percent
 from pgnas_cli.errors import RunError
 from pgnas_cli.run import STAGES, RunDirectory, expect, read_json, read_jsonl

@@ -8,7 +8,7 @@ from typing import Any
 
 from pgnas_cli.errors import UsageError, nearest
 from pgnas_cli.posterior.candidate import Candidate
-from pgnas_cli.ranking.candidates import read_candidates
+from pgnas_cli.ranking.candidates import ranked_candidates
 from pgnas_cli.ranking.intervals import wilson
 from pgnas_cli.run import RunDirectory, expect, read_jsonl
 from pgnas_cli.sizes import Relative, parse_count
@@ -57,7 +57,7 @@ def find_candidate(run: RunDirectory, wanted: str) -> Candidate:
     prefix, listed = wanted.lower(), f"the ids stand in {run.path / 'candidates.jsonl'}"
     if len(prefix) < SHORTEST:
         raise UsageError(f"{wanted!r} names no candidate: at least {SHORTEST} characters of an id are needed", listed)
-    candidates = read_candidates(run)
+    candidates = ranked_candidates(run)
     found = [candidate for candidate in candidates if candidate.id.startswith(prefix)]
     if len(found) == 1:
         return found[0]

@@ -18,7 +18,7 @@ from pgnas_cli.export.choice import Choice, choose, find_candidate, selection_ac
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
-from pgnas_cli.ranking.rank import same_data
+from pgnas_cli.ranking.same_data import same_data
 from pgnas_cli.run import RunDirectory, expect, read_json
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.data import Data

@@ -45,7 +45,7 @@ class Answers:
         stop: StopSignal,
         told: Callable[[int], None],
     ) -> None:
-        self.evaluator, self.candidates, self.readable = evaluator, list(candidates), readable
+        self.evaluator, self.candidates, self.readable = evaluator, candidates, readable
         self.journal, self.world, self.stop, self.told = journal, world, stop, told
         self.answered = self.evaluated = 0
 

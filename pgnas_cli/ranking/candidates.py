@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -162,21 +163,27 @@ def _warnings(record: dict[str, Any], trained_rate: float | None, *, committed: 
 
 def write_candidates(run: RunDirectory, net: Supernet, candidates: list[Candidate]) -> str:
     """Write masks and summaries; returns the hash that both carry."""
-    bits = pack([candidate.masks for candidate in candidates])
-    layout = json.dumps({name: gate.channels for name, gate in net.gates.items()})
-    rows = [candidate.summary() for candidate in candidates]
-    digest = _digest(layout, bits.tobytes(), rows)
     folder = run.path / ".candidates.tmp"
     remove(folder)
     try:
-        save_tensors(folder / MASKS, {"masks": torch.from_numpy(bits)}, {"layout": layout, "sha256": digest})
-        write_jsonl(folder / ROWS, [{"sha256": digest, "candidates": len(candidates)}, *rows])
+        digest = save_candidates(folder, net, candidates)
         run.forget("sample")
         for name in (MASKS, ROWS):
             os.replace(folder / name, run.path / name)
         sync_folder(run.path)
     finally:
         remove(folder)
+    return digest
+
+
+def save_candidates(folder: Path, net: Supernet, candidates: Sequence[Candidate]) -> str:
+    """Put candidates into a folder; returns the hash that both files carry."""
+    bits = pack([candidate.masks for candidate in candidates])
+    layout = json.dumps({name: gate.channels for name, gate in net.gates.items()})
+    rows = [candidate.summary() for candidate in candidates]
+    digest = _digest(layout, bits.tobytes(), rows)
+    save_tensors(folder / MASKS, {"masks": torch.from_numpy(bits)}, {"layout": layout, "sha256": digest})
+    write_jsonl(folder / ROWS, [{"sha256": digest, "candidates": len(candidates)}, *rows])
     return digest
 
 
@@ -191,24 +198,43 @@ def read_candidates(run: RunDirectory) -> list[Candidate]:
     Raises:
         RunError: there are none, or the two files do not belong together.
     """
-    hint = f"pgnas sample --force --run {run.path} draws them anew"
     run.require("sample")
-    tensors, metadata = load_tensors(run.path / MASKS, hint=hint)
-    header, *rows = read_jsonl(run.path / ROWS, hint=hint) or [{}]
-    digest = expect(header, "sha256", str, run.path / ROWS, hint=hint)
+    return load_candidates(run.path, f"pgnas sample --force --run {run.path} draws them anew")
+
+
+def ranked_candidates(run: RunDirectory) -> list[Candidate]:
+    """The candidates of a run, and after them those that its ranking added by evolution.
+
+    Raises:
+        RunError: as `read_candidates`.
+    """
+    found = read_candidates(run)
+    if (run.rank_path / MASKS).is_file():
+        found += load_candidates(run.rank_path, f"pgnas rank --force --run {run.path} ranks anew")
+    return found
+
+
+def load_candidates(folder: Path, hint: str) -> list[Candidate]:
+    """The candidates that `save_candidates` put into a folder.
+
+    Raises:
+        RunError: there are none, or the two files do not belong together.
+    """
+    tensors, metadata = load_tensors(folder / MASKS, hint=hint)
+    header, *rows = read_jsonl(folder / ROWS, hint=hint) or [{}]
+    digest = expect(header, "sha256", str, folder / ROWS, hint=hint)
     try:
         layout = json.loads(metadata["layout"])
         bits = tensors["masks"].numpy()
     except (KeyError, ValueError):
-        raise RunError(f"{run.path / MASKS} holds no masks", hint) from None
+        raise RunError(f"{folder / MASKS} holds no masks", hint) from None
     actual = _digest(metadata["layout"], bits.tobytes(), rows)
     if not digest == metadata.get("sha256") == actual or len(rows) != len(bits):
-        raise RunError(f"{MASKS} and {ROWS} in {run.path} do not belong together", hint)
-    return [_candidate(masks, row, run, hint) for masks, row in zip(unpack(bits, layout), rows, strict=True)]
+        raise RunError(f"{MASKS} and {ROWS} in {folder} do not belong together", hint)
+    return [_candidate(masks, row, folder / ROWS, hint) for masks, row in zip(unpack(bits, layout), rows, strict=True)]
 
 
-def _candidate(masks: Any, row: dict[str, Any], run: RunDirectory, hint: str) -> Candidate:
-    path = run.path / ROWS
+def _candidate(masks: Any, row: dict[str, Any], path: Path, hint: str) -> Candidate:
     log_prob = row.get("log_prob")
     candidate = Candidate(
         masks,

@@ -17,6 +17,7 @@ from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.finetune import fresh_network, scratch_recipe, train_compact
 from pgnas_cli.ranking.frontier import readable_images
 from pgnas_cli.ranking.intervals import bootstrap
+from pgnas_cli.ranking.result import CERTIFIED
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import to_toml
 from pgnas_cli.run import RunDirectory, append_jsonl, expect, read_jsonl, write_jsonl
@@ -26,8 +27,6 @@ from pgnas_cli.training.seeds import seed_from
 
 FEWEST = 3
 """Two candidates have one order, which says nothing about a correlation."""
-FILE = "certify.jsonl"
-"""In the rank folder: a line for each candidate that has been trained from scratch."""
 
 
 def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
@@ -107,7 +106,7 @@ def certify(
     chosen = [rows[place] for place in spread(len(rows), k)]
     recipe = scratch_recipe(run, evaluator.device, epochs)
     known = {candidate.id: candidate for candidate in candidates}
-    path = run.rank_path / FILE
+    path = run.rank_path / CERTIFIED
     settings = _settings(run, recipe, evaluator.device.type)
     done = _begin(path, settings)
     for number, row in enumerate(chosen):

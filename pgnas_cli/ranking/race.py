@@ -44,6 +44,8 @@ PILOTS = 8
 """At most so many candidates see every image before the order is drawn."""
 PILOT_SHARE = 0.1
 """They are at most this share of the candidates, and take at most twice this share of a budget."""
+TOP = 5
+"""So many of the best are told of after a slice."""
 EVEN_WEIGHT = 0.25
 """Weight of an image that all pilots are sure about, beside 1 for one about which they could not be less sure."""
 
@@ -58,6 +60,15 @@ class Outcomes(Protocol):
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where a candidate stands: its index, its accuracy (an estimate where it has seen a part), and images seen."""
+
+    index: int
+    accuracy: float
+    seen: int
+
+
+@dataclass(frozen=True)
 class Look:
     """What is known after a slice.
 
@@ -68,6 +79,7 @@ class Look:
         leader: index of the best.
         accuracy: its estimated accuracy.
         images: candidates times images evaluated so far.
+        top: the best, best first.
     """
 
     seen: int
@@ -76,6 +88,7 @@ class Look:
     leader: int
     accuracy: float
     images: int
+    top: tuple[Standing, ...] = ()
 
 
 class Field:
@@ -137,9 +150,16 @@ class Field:
             self.log_prob[group] += log_prob.sum(1, dtype=np.float64)
             self.seen[group] = n
 
-    def add(self, number: int, n: int) -> NDArray[np.int64]:
-        """Let in candidates that were proposed when the first n images had been seen; their indices."""
+    def add(self, tie: Sequence[Any], n: int) -> NDArray[np.int64]:
+        """Let in candidates that were proposed when the first n images had been seen; their indices.
+
+        Args:
+            tie: of the new ones, as in the constructor.
+            n: see `bounds.certified`: only images after those count in a certificate.
+        """
+        number = len(tie)
         new = np.arange(len(self), len(self) + number)
+        self.tie.extend(tie)
         self.right = np.concatenate([self.right, np.zeros((number, self.images), bool)])
         self.log_prob = np.concatenate([self.log_prob, np.zeros(number)])
         self.seen = np.concatenate([self.seen, np.zeros(number, np.int64)])
@@ -165,6 +185,12 @@ class Field:
         mean = self.log_likelihood(candidates)
         keys = [(-a, -b, self.tie[i]) for a, b, i in zip(accuracy, mean, candidates, strict=True)]
         return candidates[sorted(range(len(candidates)), key=keys.__getitem__)]
+
+    def look(self, seen: int, racing: int, ranked: NDArray[np.int64], staying: int) -> Look:
+        """What is known after a slice, of candidates from best to worst."""
+        accuracy = self.accuracy(ranked[:TOP])
+        top = tuple(Standing(int(i), float(a), int(self.seen[i])) for i, a in zip(ranked[:TOP], accuracy, strict=True))
+        return Look(seen, racing, staying, top[0].index, top[0].accuracy, self.spent, top)
 
     def log_likelihood(self, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
         """[candidates] mean log-probability of the labels of the images seen, in nats; -inf where it is not finite."""
@@ -239,9 +265,9 @@ def exhaustive(field: Field, *, report: Report) -> int:
     """Show every candidate every image; index of the best."""
     everyone = np.arange(len(field))
     field.show(everyone, field.images)
-    best = int(field.ranked(everyone)[0])
-    report(Look(field.images, len(field), 1, best, float(field.accuracy(everyone[best : best + 1])[0]), field.spent))
-    return best
+    ranked = field.ranked(everyone)
+    report(field.look(field.images, len(field), ranked, 1))
+    return int(ranked[0])
 
 
 def guaranteed(field: Field, *, confidence: float, margin: float, report: Report) -> tuple[int, float]:
@@ -267,8 +293,7 @@ def guaranteed(field: Field, *, confidence: float, margin: float, report: Report
         done = n == field.images or bool(close.all())
         beaten = certified(field.draws, difference, 1, delta, start_K=starts) if not done else close
         racing = np.concatenate([ranked[:1], others[~beaten]]) if not done else ranked
-        estimate = float(field.accuracy(ranked[:1])[0])
-        report(Look(n, len(ranked), len(racing), leader, estimate, field.spent))
+        report(field.look(n, len(ranked), ranked, len(racing)))
         if done:
             margin = field.margin(leader, confidence, ranked)
             field.show(ranked[:1], field.images)
@@ -303,8 +328,7 @@ def budgeted(field: Field, *, confidence: float, budget: float, report: Report) 
         partial = ranked[field.seen[ranked] < field.images][: staying(unseen, stay, number + 1)]
         racing = np.concatenate([whole, partial])
         racing = ranked[np.isin(ranked, racing)]
-        estimate = float(field.accuracy(ranked[:1])[0])
-        report(Look(n, len(ranked), len(racing), int(ranked[0]), estimate, field.spent))
+        report(field.look(n, len(ranked), ranked, len(racing)))
     leader = int(field.ranked(np.flatnonzero(field.seen == field.images))[0])
     return leader, field.margin(leader, confidence)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,115 +13,34 @@ from typing import Any
 import numpy as np
 
 from pgnas_cli import restore
-from pgnas_cli.errors import DataError, RunError, UsageError
+from pgnas_cli.errors import UsageError
 from pgnas_cli.posterior.candidate import Candidate
+from pgnas_cli.posterior.strategies.evolution import Evolution
 from pgnas_cli.ranking import race, result
 from pgnas_cli.ranking.answers import Answers
 from pgnas_cli.ranking.candidates import read_candidates, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator, Way, measured_way
+from pgnas_cli.ranking.evolve import evolve, proposer
+from pgnas_cli.ranking.fidelity import spread
 from pgnas_cli.ranking.intervals import wilson
 from pgnas_cli.ranking.journal import FOLDER, Journal
+from pgnas_cli.ranking.method import CONFIDENCE, Method
+from pgnas_cli.ranking.progress import Report, Told, ignore
 from pgnas_cli.ranking.race import Field, Look
-from pgnas_cli.run import RunDirectory
+from pgnas_cli.ranking.same_data import same_data
+from pgnas_cli.ranking.supplements import Supplements, TrainingReport, silent, supplement
+from pgnas_cli.run import RunDirectory, read_json
+from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training import distributed
 from pgnas_cli.training.data import Data
 from pgnas_cli.training.devices import choose_devices
 from pgnas_cli.training.distributed import World
 from pgnas_cli.training.launch import StopSignal, launch
-from pgnas_cli.training.setup import open_run_data
 
-METHODS = ("auto", "exhaustive", "race")
-CONFIDENCE = 0.95
-BUDGET = 0.15
-AUTO_CANDIDATES, AUTO_IMAGES = 100, 1000
-"""With at least so many candidates and selection images "auto" races; fewer are evaluated in full."""
 MEASURED_FROM = 1000
 """Below so many selection images nothing is measured: candidates are masked."""
 EFFECT_SAMPLE = 16
 """Candidates that are also scored without recalibration, to print what it does."""
-
-
-@dataclass(frozen=True)
-class RankProgress:
-    """What ranking reports.
-
-    Args:
-        done, total: images (times candidates) answered so far, and the most that there will be.
-        racing: candidates that can still win.
-        leader: id of the best so far; empty before the first look.
-        accuracy: its accuracy on the selection split, an estimate where it has seen a part.
-    """
-
-    done: int
-    total: int
-    racing: int
-    leader: str
-    accuracy: float
-
-
-Report = Callable[[RankProgress], None]
-
-
-def ignore(progress: RankProgress) -> None:
-    """A report that nobody reads."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """How candidates are compared.
-
-    Args:
-        name: "auto", "exhaustive" (every candidate sees the whole selection split) or "race" (`race`).
-        confidence: of the margin and of the intervals, in (0, 1).
-        margin: race until the winner is within so much accuracy of the best candidate.
-        budget: instead: race within this share of the images of an exhaustive ranking.
-        recalibrate: training images for BatchNorm recalibration of each candidate; 0 is off.
-        seed: of the order of the images.
-    """
-
-    name: str = "auto"
-    confidence: float = CONFIDENCE
-    margin: float | None = None
-    budget: float | None = None
-    recalibrate: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.name not in METHODS:
-            raise UsageError(
-                f"--method {self.name!r} was given, it should be one of {', '.join(METHODS)}", "--method race"
-            )
-        if self.recalibrate < 0:
-            raise UsageError(
-                f"--recalibrate {self.recalibrate} was given, it should be at least 0", "--recalibrate 512"
-            )
-        if not 0 < self.confidence < 1:
-            raise UsageError(
-                f"--confidence {self.confidence:g} was given, it should lie between 0 and 1", "--confidence 0.95"
-            )
-        if self.margin is not None and self.budget is not None:
-            raise UsageError(
-                "--margin and --budget exclude each other: one says when a race ends, the other what it may cost",
-                "leave one of them out",
-            )
-        if self.margin is not None and not 0 <= self.margin < 1:
-            raise UsageError(
-                f"a margin of {100 * self.margin:g} points was given, it should be at least 0 and below 100",
-                "--margin 0.1",
-            )
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise UsageError(f"--budget {self.budget:g} was given, it should lie between 0 and 1", "--budget 0.15")
-        if self.name == "exhaustive" and (self.margin is not None or self.budget is not None):
-            option = "--margin" if self.margin is not None else "--budget"
-            raise UsageError(f"{option} belongs to a race", "--method race")
-
-    def resolved(self, candidates: int, images: int) -> Method:
-        """What "auto" means for so many candidates and selection images; a race without an end gets the budget."""
-        asked = self.margin is not None or self.budget is not None
-        large = candidates >= AUTO_CANDIDATES and images >= AUTO_IMAGES
-        name = self.name if self.name != "auto" else "race" if asked or large else "exhaustive"
-        budget = BUDGET if name == "race" and not asked else self.budget
-        return Method(name, self.confidence, self.margin, budget, self.recalibrate, self.seed)
 
 
 def rank(
@@ -132,6 +51,11 @@ def rank(
     margin: float | None = None,
     budget: float | None = None,
     recalibrate: int = 0,
+    evolve: int = 0,
+    front: bool = False,
+    certify: int | None = None,
+    certify_epochs: int | None = None,
+    finetune: int | None = None,
     seed: int = 0,
     device: str = "auto",
     gpus: str | None = None,
@@ -140,6 +64,7 @@ def rank(
     workers: int | None = None,
     force: bool = False,
     report: Report = ignore,
+    report_training: TrainingReport = silent,
 ) -> dict[str, Any]:
     """Compare the candidates of a run on the selection split, and score the winner once on the test split.
 
@@ -148,12 +73,16 @@ def rank(
 
     Args:
         run: a run with candidates.
-        method, confidence, margin, budget, recalibrate, seed: see `Method`. `margin` is a share, 0.001 for 0.1 points.
-            With recalibration, up to 16 candidates are scored without it too, and the mean difference is recorded.
+        method, confidence, margin, budget, recalibrate, evolve, seed: see `Method`. `margin` is a share, 0.001 for 0.1
+            points. With recalibration, up to 16 candidates are scored without it too, and the mean difference is
+            recorded.
+        front, certify, certify_epochs, finetune: see `Supplements`. Where the run has been ranked by the same method,
+            they are added to that ranking, and nothing is compared again.
         device, gpus, procs: see `choose_devices`; the processes share the candidates.
         data_dir, workers: as in training.
         force: rank again although an export has used the last ranking.
         report: called as images are answered, from another thread where there are several processes.
+        report_training: called after every step of what certify and finetune train.
 
     Returns:
         What rank/ranking.json holds.
@@ -164,18 +93,57 @@ def rank(
         UsageError: an option is out of range, or they contradict each other.
         Stopped: SIGINT or SIGTERM arrived; what has been evaluated is kept.
     """
-    asked = Method(method, confidence, margin, budget, recalibrate, seed)
-    run.begin("rank", force=force)
-    read_candidates(run)
+    asked = Method(method, confidence, margin, budget, recalibrate, seed, evolve)
+    wanted = Supplements(front, certify, certify_epochs, finetune)
     devices = choose_devices(device, gpus, procs)
-    request = _Request(asked, data_dir, workers)
-    if devices.procs == 1 and not distributed.is_launched():
-        return _rank(run, request, World(device=devices.single), report)
-    arguments = (run.path, request, devices.kind, devices.indices)
-    found: dict[str, Any] = launch(
-        _worker, arguments, procs=devices.procs, hear=lambda channel, message: report(message)
-    )
-    return found
+    ranking = _last(run, asked, devices.kind) if wanted and not force else None
+    if ranking is None:
+        run.begin("rank", force=force)
+        _check_numbers(run, read_candidates(run), asked, wanted)
+        request = _Request(asked, data_dir, workers)
+        if devices.procs == 1 and not distributed.is_launched():
+            ranking = _rank(run, request, World(device=devices.single), report)
+        else:
+            arguments = (run.path, request, devices.kind, devices.indices)
+            ranking = launch(_worker, arguments, procs=devices.procs, hear=lambda channel, message: report(message))
+    assert ranking is not None
+    if not wanted or (distributed.is_launched() and os.environ.get("RANK", "0") != "0"):
+        return ranking
+    return supplement(run, ranking, wanted, devices.single, data_dir=data_dir, workers=workers, report=report_training)
+
+
+def _last(run: RunDirectory, method: Method, device: str) -> dict[str, Any] | None:
+    """The last ranking, if it compared the same candidates by the same method on the same kind of device."""
+    if run.stage("rank") is None:
+        return None
+    ranking = read_json(run.rank_path / result.RANKING, hint=f"pgnas rank --force --run {run.path}")
+    return ranking if ranking.get("asked") == _asked(run, method, device) else None
+
+
+def _asked(run: RunDirectory, method: Method, device: str) -> dict[str, Any]:
+    """What a ranking depends on."""
+    return {
+        "candidates": run.require("sample")["sha256"],
+        "checkpoint": run.require("train").get("checkpoint"),
+        "device": device,
+        **asdict(method),
+    }
+
+
+def _check_numbers(run: RunDirectory, candidates: Sequence[Candidate], method: Method, wanted: Supplements) -> None:
+    """Refuse what these candidates cannot give, before anything is evaluated.
+
+    Raises:
+        UsageError: there are fewer than are to be certified, or nothing for evolution to draw from.
+    """
+    if wanted.certify is not None:
+        spread(len(candidates) + method.evolve, wanted.certify)
+    source = run.require("sample").get("source", "final")
+    if method.evolve and source == "final" and run.require("train").get("soft") is not None:
+        raise UsageError(
+            "the training committed to one candidate, which leaves --evolve nothing to draw from",
+            f"pgnas sample --from soft --force --run {run.path}",
+        )
 
 
 @dataclass(frozen=True)
@@ -201,8 +169,9 @@ def _worker(
 
 def _rank(run: RunDirectory, request: _Request, world: World, report: Report) -> dict[str, Any]:
     candidates = read_candidates(run)
+    sampled = len(candidates)
     data = same_data(run, data_dir=request.data_dir, workers=request.workers)
-    method = request.method.resolved(len(candidates), data.num_selection)
+    method = request.method.resolved(sampled + request.method.evolve, data.num_selection)
     net = sampled_supernet(run, world.device)
     journal = Journal(run.path / FOLDER, _header(run, data, method, world)) if world.is_master else None
     way = distributed.broadcast_object(_way(run, net, data, candidates, world, method, journal), world)
@@ -213,16 +182,19 @@ def _rank(run: RunDirectory, request: _Request, world: World, report: Report) ->
     started = time.perf_counter()
     looks: list[Look] = []
     with StopSignal() as stop:
-        told = _Told(report, candidates, looks, _most(method, len(candidates), len(readable)))
+        told = Told(report, candidates, looks, _most(method, sampled + method.evolve, len(readable)))
         answers = Answers(evaluator, candidates, readable, journal, world, stop, told)
-        field, winner, margin = compare(answers, candidates, len(readable), method, told.look)
+        search = _evolution(run, net, candidates, method, world)
+        field, winner, margin = compare(answers, candidates, len(readable), method, told.look, search)
     seconds = time.perf_counter() - started
     ranking = None
     if world.is_master:
         ranking = _ranking(method, field, candidates, winner, margin, evaluator, looks)
+        ranking |= {"evolved": len(candidates) - sampled, "asked": _asked(run, request.method, world.device.type)}
         ranking |= {"seconds": seconds, "device": str(world.device), "processes": world.size, "way": asdict(way),
                     "images_resumed": answers.answered - answers.evaluated}  # fmt: skip
-        result.write(run, result.leaderboard(field, candidates, winner), ranking)
+        rows = result.leaderboard(field, candidates, winner)
+        result.write(run, rows, ranking, evolved=candidates[sampled:], net=net)
         kept = ("method", "winner", "candidates", "images", "seconds", "recalibrate", "device")
         run.finish("rank", {name: ranking[name] for name in kept})
         assert journal is not None
@@ -232,45 +204,66 @@ def _rank(run: RunDirectory, request: _Request, world: World, report: Report) ->
     return ranking
 
 
+Search = Callable[[Field, int, race.Report], object]
+"""(field, images that everybody is judged by, report): lets further candidates in."""
+
+
+def _evolution(
+    run: RunDirectory, net: Supernet, candidates: list[Candidate], method: Method, world: World
+) -> Search | None:
+    """What lets evolution's candidates in; None where none are wanted.
+
+    None is larger than the limits of the sample or, where it has none, than its largest candidate.
+    """
+    if not method.evolve:
+        return None
+    record, proposals = run.require("sample"), Evolution(net.posterior(), method.seed)
+    limits = {
+        f"max_{unit}": record.get(f"max_{unit}") or max(getattr(candidate, unit) for candidate in candidates)
+        for unit in ("params", "macs")
+    }
+    propose = proposer(net, proposals, world, **limits)
+
+    def search(field: Field, seen: int, report: race.Report) -> int:
+        return evolve(field, candidates, proposals, propose, number=method.evolve, seen=seen, report=report)
+
+    return search
+
+
 def compare(
-    answers: race.Outcomes, candidates: Sequence[Candidate], images: int, method: Method, report: race.Report
-) -> tuple[Field, int, float]:
+    answers: race.Outcomes, candidates: Sequence[Candidate], images: int, method: Method, report: race.Report,
+    search: Search | None = None,
+) -> tuple[Field, int, float]:  # fmt: skip
     """Have candidates compared by a method that is not "auto".
+
+    Args:
+        answers: evaluates them.
+        candidates: sorted by nothing; `search` may append more.
+        images: of the selection split.
+        method: how.
+        report: called after every slice.
+        search: called once everybody can be judged: after the first slice of a race, or after all images.
 
     Returns:
         (the field, index of the winner, margin)
     """
     tie = [(candidate.params, candidate.id) for candidate in candidates]
-    racing = method.name == "race"
-    pilots = race.pilots_of(len(candidates), method.budget) if racing else 0
-    if racing and method.budget is not None:
-        race.plan(len(candidates), images, pilots, method.budget)  # refuses before anything is evaluated
+    racing, expected = method.name == "race", len(candidates) + (method.evolve if search is not None else 0)
+    pilots = min(race.pilots_of(expected, method.budget), len(candidates)) if racing else 0
+    first = images
+    if racing and method.budget is not None:  # refuses before anything is evaluated
+        first = race.plan(expected, images, pilots, method.budget)[0][0]
+    elif racing:
+        first = race.slices(images, race.GROWTH["guarantee"])[0]
     field = Field(answers, len(candidates), images, seed=method.seed, pilots=pilots, tie=tie)
+    if search is not None:
+        search(field, first, report)
     if not racing:
         return field, race.exhaustive(field, report=report), 0.0
     if method.margin is not None:
         return field, *race.guaranteed(field, confidence=method.confidence, margin=method.margin, report=report)
     assert method.budget is not None
     return field, *race.budgeted(field, confidence=method.confidence, budget=method.budget, report=report)
-
-
-class _Told:
-    """Turns numbers of images and looks into progress."""
-
-    def __init__(self, report: Report, candidates: Sequence[Candidate], looks: list[Look], total: int) -> None:
-        self.report, self.candidates, self.looks, self.total = report, candidates, looks, total
-        self.done = 0
-
-    def __call__(self, done: int) -> None:
-        self.done = done
-        last = self.looks[-1] if self.looks else None
-        leader = "" if last is None else self.candidates[last.leader].id
-        racing = len(self.candidates) if last is None else last.staying
-        self.report(RankProgress(done, self.total, racing, leader, math.nan if last is None else last.accuracy))
-
-    def look(self, look: Look) -> None:
-        self.looks.append(look)
-        self(self.done)
 
 
 def _most(method: Method, candidates: int, images: int) -> int:
@@ -358,35 +351,3 @@ def recalibration_effect(
     ]
     found = result.distribution(differences)
     return {"mean": found["mean"], "std": found["std"], "candidates": len(differences)}
-
-
-def same_data(run: RunDirectory, *, data_dir: Path | None = None, workers: int | None = None) -> Data:
-    """The data set that the run was trained with.
-
-    Raises:
-        DataError: it has changed since: other images, labels, or splits (by the checksums of Data.describe), or other
-            classes.
-    """
-    recipe = restore.run_recipe(run)
-    trained = run.require("train").get("data")
-    if not isinstance(trained, dict):
-        raise RunError(f"{run.manifest_path}: stages.train.data is missing", "pgnas train --force trains again")
-    data = open_run_data(run, recipe, data_dir=data_dir, workers=workers)
-    now = data.describe()
-    before = trained.get("sha256")
-    changed = [
-        f"{key} is {now[key]}, it was {trained.get(key)}"
-        for key in ("num_classes", "in_chans", "img_size")
-        if now[key] != trained.get(key)
-    ] or [
-        f"the {split} images, their labels or their order differ"
-        for split, digest in now["sha256"].items()
-        if not isinstance(before, dict) or before.get(split) != digest
-    ]
-    if changed:
-        raise DataError(
-            f"{recipe.data.name} has changed since training: {changed[0]}",
-            "put back what the supernet was trained on (--data-dir names another place), or train again: "
-            f"pgnas train --run {run.path} --data {recipe.data.name} --force",
-        )
-    return data

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pgnas_cli.posterior.candidate import Candidate
+from pgnas_cli.ranking.candidates import save_candidates
 from pgnas_cli.ranking.race import Field, Look
 from pgnas_cli.run import RunDirectory, replace_folder, write_json, write_jsonl
+from pgnas_cli.supernet.supernet import Supernet
 
 LEADERBOARD, RANKING = "leaderboard.jsonl", "ranking.json"
+CERTIFIED = "certify.jsonl"
+"""A line for each candidate that has been trained from scratch; see `fidelity`."""
 
 
 def leaderboard(field: Field, candidates: Sequence[Candidate], winner: int) -> list[dict[str, Any]]:
@@ -32,6 +36,7 @@ def leaderboard(field: Field, candidates: Sequence[Candidate], winner: int) -> l
         {
             "rank": place,
             "id": candidates[index].id,
+            "strategy": candidates[index].strategy,
             "accuracy": int(correct[index]) / field.images if field.seen[index] == field.images else accuracy[index],
             "correct": int(correct[index]),
             "n": int(field.seen[index]),
@@ -70,13 +75,32 @@ def history(looks: Sequence[Look], candidates: Sequence[Candidate]) -> list[dict
     ]
 
 
-def write(run: RunDirectory, rows: Sequence[dict[str, Any]], ranking: dict[str, Any]) -> None:
-    """Leaderboard and ranking appear together, in the place of the last ones."""
+def write(
+    run: RunDirectory,
+    rows: Sequence[dict[str, Any]],
+    ranking: dict[str, Any],
+    *,
+    net: Supernet,
+    evolved: Sequence[Candidate] = (),
+) -> None:
+    """Leaderboard and ranking appear together, in the place of the last ones.
+
+    Args:
+        run: which.
+        rows: the leaderboard.
+        ranking: the ranking.
+        net: the candidates' supernet.
+        evolved: candidates that are not those of the sample.
+    """
     folder = run.rank_path.with_name(".rank.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         write_jsonl(folder / LEADERBOARD, rows)
         write_json(folder / RANKING, ranking)
+        if evolved:
+            save_candidates(folder, net, evolved)
+        if (run.rank_path / CERTIFIED).is_file():  # trainings from scratch are as good for this ranking
+            shutil.copyfile(run.rank_path / CERTIFIED, folder / CERTIFIED)
         run.forget("rank")
         replace_folder(folder, run.rank_path)
     finally:

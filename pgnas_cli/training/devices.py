@@ -15,7 +15,7 @@ class Devices:
 
     Args:
         kind: "cpu", "cuda" or "mps".
-        indices: of the GPUs, one process each; on the CPU 0 .. procs - 1.
+        indices: of the GPU of each process, where several may share one; on the CPU 0 .. procs - 1.
     """
 
     kind: str
@@ -41,7 +41,7 @@ def choose_devices(device: str = "auto", gpus: str | None = None, procs: int | N
 
     Args:
         device: auto (cuda, else mps, else cpu), or a torch device.
-        gpus: comma-separated indices of GPUs, one process for each.
+        gpus: comma-separated indices of GPUs, one process for each; a GPU that is named twice has two.
         procs: processes on the CPU; None for one.
 
     Raises:
@@ -51,7 +51,7 @@ def choose_devices(device: str = "auto", gpus: str | None = None, procs: int | N
         chosen = _named_device(device)
         if procs is not None and procs > 1 and chosen.type != "cpu":
             raise UsageError(
-                f"--procs {procs} on {chosen.type}: each GPU has one process",
+                f"--procs {procs} on {chosen.type}: --gpus says which process has which GPU",
                 f"--gpus {','.join(map(str, range(procs)))}, or --device cpu --procs {procs}",
             )
         if chosen.type == "cpu":
@@ -68,11 +68,10 @@ def choose_devices(device: str = "auto", gpus: str | None = None, procs: int | N
         raise UsageError(
             f"--gpus {gpus}: there is no GPU {missing[0]}", f"devices here: {_here()}; --device cpu trains on the CPU"
         )
-    unique = tuple(dict.fromkeys(wanted))
-    if unique != wanted:
-        raise UsageError(f"--gpus {gpus} names a GPU twice", f"--gpus {','.join(map(str, unique))}")
     if procs is not None and procs != len(wanted):
-        raise UsageError(f"--gpus {gpus} and --procs {procs}: each GPU has one process", "leave --procs out")
+        raise UsageError(
+            f"--gpus {gpus} and --procs {procs}: there is a process for each GPU that is named", "leave --procs out"
+        )
     return Devices("cuda", wanted)
 
 

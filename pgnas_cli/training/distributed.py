@@ -39,6 +39,7 @@ class World:
         size: number of processes on all nodes.
         local_rank, local_size: the same on this node.
         device: where this process computes.
+        shares_gpu: whether another process of this node computes on the same GPU.
     """
 
     rank: int = 0
@@ -46,6 +47,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    shares_gpu: bool = False
 
     @property
     def is_master(self) -> bool:
@@ -60,8 +62,10 @@ def is_launched() -> bool:
 def join(kind: str, devices: Sequence[int] | None = None) -> World:
     """Join the group that the environment names.
 
+    GPUs talk by nccl, which refuses two processes on one GPU: there they do by gloo, over the CPU.
+
     Args:
-        kind: "cpu" (gloo) or "cuda" (nccl).
+        kind: "cpu" (gloo) or "cuda".
         devices: index of the GPU of each local process; None: process n has GPU n.
 
     Raises:
@@ -69,7 +73,7 @@ def join(kind: str, devices: Sequence[int] | None = None) -> World:
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    device = torch.device(kind)
+    device, shares = torch.device(kind), False
     if kind == "cuda":
         indices = range(torch.cuda.device_count()) if devices is None or len(devices) < local_size else devices
         if local_rank >= len(indices):
@@ -77,14 +81,15 @@ def join(kind: str, devices: Sequence[int] | None = None) -> World:
                 f"process {local_rank} of this node has no GPU: there are {len(indices)}",
                 f"torchrun --nproc-per-node {len(indices)}",
             )
-        device = torch.device("cuda", indices[local_rank])
+        device, shares = torch.device("cuda", indices[local_rank]), len(set(indices)) < len(indices)
         torch.cuda.set_device(device)
     else:
         _share_threads(local_size)
     if size > 1:
         # what is said between steps lies on the CPU, so that no step waits for a GPU because of it
-        dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
-    return World(rank, size, local_rank, local_size, device)
+        between_gpus = "gloo" if shares else "nccl"
+        dist.init_process_group(f"cpu:gloo,cuda:{between_gpus}" if kind == "cuda" else "gloo", timeout=TIMEOUT)
+    return World(rank, size, local_rank, local_size, device, shares)
 
 
 def _share_threads(local_size: int) -> None:
@@ -154,10 +159,10 @@ def gather_batch_stats(net: nn.Module, world: World) -> list[Tensor] | None:
     if world.size == 1:
         return None
     statistics = _statistics(net)
-    own = torch.cat([s.flatten() for s in statistics]) if statistics else torch.zeros(0, device=world.device)
+    own = torch.cat([s.flatten() for s in statistics]).cpu() if statistics else torch.zeros(0)
     all_of_them = [torch.empty_like(own) for _ in range(world.size)]
     dist.all_gather(all_of_them, own)
-    return [one.cpu() for one in all_of_them]
+    return all_of_them
 
 
 @torch.no_grad()

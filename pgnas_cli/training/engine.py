@@ -33,13 +33,15 @@ def check_compute(compute: Compute, world: World) -> None:
     """Refuse what this device cannot do.
 
     Raises:
-        UsageError: float16 or synchronised BatchNorm on the CPU.
+        UsageError: float16 on the CPU; synchronised BatchNorm there, or on a GPU that processes share.
     """
     kind = world.device.type
     if compute.amp == "float16" and kind == "cpu":
         raise UsageError("--amp float16 needs a GPU: its gradients are scaled there", "--amp bfloat16")
     if compute.sync_bn and kind != "cuda":
         raise UsageError(f"--sync-bn needs GPUs: there is none for BatchNorm on the {kind}", "leave --sync-bn out")
+    if compute.sync_bn and world.shares_gpu:
+        raise UsageError("--sync-bn needs a GPU for each process, and one was named twice", "leave --sync-bn out")
 
 
 def share_of_batch(recipe: Recipe, world: World) -> int:

@@ -29,7 +29,7 @@ def named(identity: str) -> Candidate:
 @pytest.fixture
 def ids(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["abcd10000", "abcd12000", "abcd2ffff", *[f"0000{n}0000" for n in range(7)]]
-    monkeypatch.setattr(choice, "read_candidates", lambda run: [named(name) for name in names])
+    monkeypatch.setattr(choice, "ranked_candidates", lambda run: [named(name) for name in names])
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,9 @@ def test_pilots_make_the_estimates_sharper() -> None:
 
 def test_candidates_may_come_later_and_their_choice_is_accounted_for() -> None:
     population = Population(30, 400, 8)
-    field = Field(population, 20, 400, seed=0, pilots=0, tie=list(range(30)))
+    field = Field(population, 20, 400, seed=0, pilots=0, tie=list(range(20)))
     field.show(np.arange(20), 100)
-    new = field.add(10, 100)
+    new = field.add(range(20, 30), 100)
     assert new.tolist() == list(range(20, 30))
     field.show(np.arange(30), 400)
     assert field.accuracy(np.arange(30)) == pytest.approx(population.accuracy)

@@ -16,8 +16,9 @@ from pgnas_cli.errors import DataError, RunError, UsageError
 from pgnas_cli.ranking.candidates import read_candidates, sample
 from pgnas_cli.ranking.intervals import wilson
 from pgnas_cli.ranking.race import Field, exhaustive
-from pgnas_cli.ranking.rank import rank, same_data
+from pgnas_cli.ranking.rank import rank
 from pgnas_cli.ranking.recalibrate import recalibrated
+from pgnas_cli.ranking.same_data import same_data
 from pgnas_cli.restore import run_recipe
 from pgnas_cli.run import RunDirectory, read_json, read_jsonl
 from pgnas_cli.training.data import Data, open_data

@@ -16,7 +16,8 @@ from pgnas_cli.ranking.answers import Answers
 from pgnas_cli.ranking.candidates import read_candidates, sample
 from pgnas_cli.ranking.evaluate import Evaluator, Way, measured_way
 from pgnas_cli.ranking.journal import FOLDER, Journal
-from pgnas_cli.ranking.rank import Method, rank
+from pgnas_cli.ranking.method import Method
+from pgnas_cli.ranking.rank import rank
 from pgnas_cli.run import RunDirectory, read_json, read_jsonl
 from pgnas_cli.training.data import open_data
 from pgnas_cli.training.loop import trained_supernet

@@ -66,6 +66,7 @@ def test_several_gpus_are_refused_with_the_first(monkeypatch) -> None:
     ("arguments", "kind", "indices"),
     [
         ({"gpus": "0,1,3"}, "cuda", (0, 1, 3)),
+        ({"gpus": "0,0,1"}, "cuda", (0, 0, 1)),
         ({"gpus": "1,0", "procs": 2}, "cuda", (1, 0)),
         ({"device": "cpu", "procs": 3}, "cpu", (0, 1, 2)),
         ({"device": "cuda:1", "procs": 1}, "cuda", (1,)),
@@ -79,7 +80,6 @@ def test_one_process_for_each_device(monkeypatch, arguments, kind: str, indices:
 @pytest.mark.parametrize(
     ("arguments", "named", "fix"),
     [
-        ({"gpus": "0,1,0"}, "names a GPU twice", "--gpus 0,1"),
         ({"gpus": "0", "device": "cpu"}, "--gpus 0 and --device cpu contradict", "leave --device out"),
         ({"gpus": "0,1", "procs": 3}, "--gpus 0,1 and --procs 3", "leave --procs out"),
         ({"procs": 2}, "--procs 2 on cuda", "--gpus 0,1, or --device cpu --procs 2"),
