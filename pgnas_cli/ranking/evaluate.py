@@ -171,7 +171,7 @@ def answer(logits_BC: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def measured_way(evaluator: Evaluator, candidate: Candidate, *, passes: int = 3) -> int | None:
+def measured_way(evaluator: Evaluator, candidate: Candidate, *, passes: int = 9) -> int | None:
     """From how many images on it repays to build a compact network, by measurement; None where it never does.
 
     images = time to build / (time of an image masked - time of an image compact), each the shortest of some passes in

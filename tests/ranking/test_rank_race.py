@@ -157,9 +157,9 @@ def test_every_way_gives_the_same_answers(run: RunDirectory, way: Way) -> None:
 def test_whether_building_repays_is_measured(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = Evaluator(trained_supernet(run), open_data("digits"), torch.device("cpu"))
     candidate = read_candidates(run)[0]
-    # time of: build, compact, masked, three times each
+    # time of: build, compact, masked, nine times each
     for compact, wanted in ((1.0, 201), (3.0, None)):
-        durations = iter([2.0, compact, 3.0] * 3)
+        durations = iter([2.0, compact, 3.0] * 9)
         clock = iter(value for duration in durations for value in (0.0, duration))
         monkeypatch.setattr("pgnas_cli.ranking.evaluate.time.perf_counter", lambda clock=clock: next(clock))
         assert measured_way(evaluator, candidate) == wanted
