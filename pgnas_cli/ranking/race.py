@@ -301,7 +301,9 @@ def guaranteed(field: Field, *, confidence: float, margin: float, report: Report
     raise AssertionError("the last slice ends the race")
 
 
-def budgeted(field: Field, *, confidence: float, budget: float, report: Report) -> tuple[int, float]:
+def budgeted(
+    field: Field, *, confidence: float, budget: float, report: Report, strict: bool = True
+) -> tuple[int, float]:
     """Race within a share of the images of an exhaustive ranking.
 
     After each slice the same share of the candidates stays: the largest that the budget allows (`plan`).
@@ -311,6 +313,7 @@ def budgeted(field: Field, *, confidence: float, budget: float, report: Report) 
         confidence: of the margin.
         budget: in (0, 1].
         report: called after every slice.
+        strict: see `plan`; off where candidates came that were planned for, but fewer.
 
     Returns:
         (index of the winner, margin that is certified, over all candidates)
@@ -318,7 +321,7 @@ def budgeted(field: Field, *, confidence: float, budget: float, report: Report) 
     Raises:
         UsageError: see `plan`.
     """
-    ends, stay = plan(len(field), field.images, field.pilots, budget)
+    ends, stay = plan(len(field), field.images, field.pilots, budget, strict=strict)
     unseen = len(field) - field.pilots
     racing = np.arange(len(field))
     for number, n in enumerate(ends):
@@ -338,12 +341,12 @@ def staying(candidates: int, share: float, slices_seen: int) -> int:
     return max(1, int(candidates * share**slices_seen + 1e-9))
 
 
-def plan(candidates: int, images: int, pilots: int, budget: float) -> tuple[list[int], float]:
+def plan(candidates: int, images: int, pilots: int, budget: float, *, strict: bool = True) -> tuple[list[int], float]:
     """(`slices` of a race with a budget, the largest share that may stay after each of them).
 
     Raises:
         UsageError: the budget is too small to show every candidate the first slice, and the pilots and one more every
-            image.
+            image. Not strict: one candidate stays, at more than the budget.
     """
     ends = slices(images, GROWTH["budget"], budget)
     sizes = np.diff([0, *ends])
@@ -353,6 +356,8 @@ def plan(candidates: int, images: int, pilots: int, budget: float) -> tuple[list
         return float(left) + pilots * images
 
     allowed = budget * candidates * images + 1e-6
+    if needed(0.0) > allowed and not strict:
+        return ends, 0.0
     if needed(0.0) > allowed:
         # a larger budget has more pilots and a longer first slice
         beside_pilots = 1 - 2 * PILOT_SHARE

@@ -21,7 +21,6 @@ from pgnas_cli.ranking.answers import Answers
 from pgnas_cli.ranking.candidates import read_candidates, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator, Way, measured_way
 from pgnas_cli.ranking.evolve import evolve, proposer
-from pgnas_cli.ranking.fidelity import spread
 from pgnas_cli.ranking.intervals import wilson
 from pgnas_cli.ranking.journal import FOLDER, Journal
 from pgnas_cli.ranking.method import CONFIDENCE, Method
@@ -97,9 +96,12 @@ def rank(
     wanted = Supplements(front, certify, certify_epochs, finetune)
     devices = choose_devices(device, gpus, procs)
     ranking = _last(run, asked, devices.kind) if wanted and not force else None
-    if ranking is None:
+    if ranking is not None:
+        wanted.check(ranking["candidates"])
+    else:
         run.begin("rank", force=force)
-        _check_numbers(run, read_candidates(run), asked, wanted)
+        wanted.check(len(read_candidates(run)) + evolve)
+        _check_evolution(run, asked)
         request = _Request(asked, data_dir, workers)
         if devices.procs == 1 and not distributed.is_launched():
             ranking = _rank(run, request, World(device=devices.single), report)
@@ -130,14 +132,12 @@ def _asked(run: RunDirectory, method: Method, device: str) -> dict[str, Any]:
     }
 
 
-def _check_numbers(run: RunDirectory, candidates: Sequence[Candidate], method: Method, wanted: Supplements) -> None:
-    """Refuse what these candidates cannot give, before anything is evaluated.
+def _check_evolution(run: RunDirectory, method: Method) -> None:
+    """Refuse evolution where there is nothing to draw from, before anything is evaluated.
 
     Raises:
-        UsageError: there are fewer than are to be certified, or nothing for evolution to draw from.
+        UsageError: the training has committed to one candidate.
     """
-    if wanted.certify is not None:
-        spread(len(candidates) + method.evolve, wanted.certify)
     source = run.require("sample").get("source", "final")
     if method.evolve and source == "final" and run.require("train").get("soft") is not None:
         raise UsageError(
@@ -263,7 +263,9 @@ def compare(
     if method.margin is not None:
         return field, *race.guaranteed(field, confidence=method.confidence, margin=method.margin, report=report)
     assert method.budget is not None
-    return field, *race.budgeted(field, confidence=method.confidence, budget=method.budget, report=report)
+    return field, *race.budgeted(
+        field, confidence=method.confidence, budget=method.budget, report=report, strict=search is None
+    )
 
 
 def _most(method: Method, candidates: int, images: int) -> int:

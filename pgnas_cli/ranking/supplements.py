@@ -16,7 +16,7 @@ import torch
 from pgnas_cli.errors import UsageError
 from pgnas_cli.ranking.candidates import ranked_candidates, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator, Way
-from pgnas_cli.ranking.fidelity import FEWEST, certify
+from pgnas_cli.ranking.fidelity import FEWEST, certify, spread
 from pgnas_cli.ranking.finetune import finetune
 from pgnas_cli.ranking.frontier import fronts
 from pgnas_cli.ranking.result import LEADERBOARD, RANKING
@@ -61,6 +61,15 @@ class Supplements:
             )
         if self.finetune is not None and self.finetune < 1:
             raise UsageError(f"--finetune {self.finetune} was given, it should be at least 1", "--finetune 5")
+
+    def check(self, candidates: int) -> None:
+        """Refuse what so many candidates cannot give, before anything is evaluated.
+
+        Raises:
+            UsageError: more are to be certified.
+        """
+        if self.certify is not None:
+            spread(candidates, self.certify)
 
     def __bool__(self) -> bool:
         return self.front or self.certify is not None or self.finetune is not None

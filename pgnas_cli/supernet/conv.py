@@ -44,14 +44,15 @@ class _Gated(nn.Module):
 
     def squared_norms(self) -> Tensor:
         """[G] squared norm of the weight slices that read each group's inputs."""
-        return weight_norms.squared_norms(self.weight, *self._grouping())
+        return weight_norms.squared_norms(self.weight, *self.grouping())
 
-    def tap(self) -> Tensor:
+    def tap(self, norms_G: Tensor) -> Tensor:
         """The same norms, their gradient joined to that of the next forward passes; sets `tapped_weight`."""
-        self.tapped_weight, norms_G = weight_norms.tap(self.weight, *self._grouping())
-        return norms_G
+        self.tapped_weight, joined_G = weight_norms.tap(self.weight, *self.grouping(), norms=norms_G)
+        return joined_G
 
-    def _grouping(self) -> tuple[tuple[int, ...], Tensor, int]:
+    def grouping(self) -> weight_norms.Grouping:
+        """How the weight is cut into the parts that read each group."""
         return self.gate.sizes, self.gate.group_of_channel, getattr(self, "groups", 1)
 
 
@@ -117,7 +118,8 @@ class TappedNorms:
     """
 
     def __init__(self, layers: Sequence[SearchLayer]) -> None:
-        self.norms_G = torch.cat([layer.tap() for layer in layers])
+        norms = weight_norms.norms_of_many([layer.weight for layer in layers], [layer.grouping() for layer in layers])
+        self.norms_G = torch.cat([layer.tap(found) for layer, found in zip(layers, norms, strict=True)])
         self._state = self._describe(layers)
 
     def current(self, layers: Sequence[SearchLayer]) -> bool:

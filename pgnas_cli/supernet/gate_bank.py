@@ -39,7 +39,10 @@ class GateBank:
         return torch.cat([gate.drop_logit for gate in self.gates])
 
     def draw(self, batch: int, noise: Noise, *, shared: bool) -> tuple[Tensor, ...]:
-        """What each gate multiplies its inputs with: [B, channels of the gate] float32, or [1, ...] if `shared`.
+        """What each gate multiplies its inputs with: [B, channels of the gate], or [1, ...] if `shared`.
+
+        Drawn in float32; inside autocast, rounded to the type that convolutions compute in, all gates at once.
+
 
         Relaxed draws (Eq. 16), differentiable in the drop logits; hard ones at the constant rate where `fixed_drop` is
         set. One uniform number per channel and example.
@@ -53,6 +56,9 @@ class GateBank:
         else:
             learned_K = torch.as_tensor(self._spread([float(rate is None) for rate in rates])) > 0
             keep_BK = torch.where(learned_K, self._relaxed(uniform_BK), self._hard(uniform_BK))
+        kind = self.device.type
+        if torch.is_autocast_enabled(kind):
+            keep_BK = keep_BK.to(torch.get_autocast_dtype(kind))
         return keep_BK.split(self.channels, 1)
 
     def _hard(self, uniform_BK: Tensor) -> Tensor:

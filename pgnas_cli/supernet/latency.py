@@ -238,17 +238,17 @@ def _operation_sizes(
     return groups, inputs, outputs
 
 
-def expected_liveness(net: Supernet) -> compaction.Liveness[Tensor]:
-    """What the posterior of a supernet expects to live, differentiable in the drop logits."""
-    return compaction.expected(net.graph, {name: gate.keep_probabilities() for name, gate in net.gates.items()})
+def expected_liveness(net: Supernet, keep: Mapping[str, Tensor] | None = None) -> compaction.Liveness[Tensor]:
+    """What the posterior of a supernet expects to live, differentiable in the drop logits; or what `keep` does."""
+    return compaction.expected(net.graph, net.keep_probabilities() if keep is None else keep)
 
 
-def expected_latency(net: Supernet, table: LatencyTable) -> Tensor:
+def expected_latency(net: Supernet, table: LatencyTable, keep: Mapping[str, Tensor] | None = None) -> Tensor:
     """E[latency] in seconds of the compact network, a scalar tensor that is differentiable in the drop logits.
 
-    Counts every surrogate, also those that compaction would fold away.
+    Counts every surrogate, also those that compaction would fold away. With `keep`, under those probabilities instead.
     """
-    return table.seconds(expected_liveness(net))
+    return table.seconds(expected_liveness(net, keep))
 
 
 def candidate_latency(net: Supernet, masks: Masks, table: LatencyTable) -> float:

@@ -138,13 +138,20 @@ class Supernet(GatedNetwork):
             self._kept = compaction.count(self.graph, compaction.analyse(self.graph, {}))
         return self._kept
 
-    def cost(self) -> SupernetCost:
+    def keep_probabilities(self) -> dict[str, Tensor]:
+        """Layer name -> [K] probability of each input of being kept, differentiable, in the network's order."""
+        return {name: gate.keep_probabilities() for name, gate in self.gates.items()}
+
+    def cost(self, keep: Mapping[str, Tensor] | None = None) -> SupernetCost:
         """Exact cost with everything kept, and the expectation under the posterior, which is differentiable.
 
         Both count the weights of every surrogate, also of those that compaction would fold away.
+
+        Args:
+            keep: other probabilities than the posterior's; see `keep_probabilities`.
         """
         kept = self.kept_cost()
-        keep = {name: gate.keep_probabilities() for name, gate in self.gates.items()}
+        keep = self.keep_probabilities() if keep is None else keep
         expected = compaction.count(self.graph, compaction.expected(self.graph, keep))
         return SupernetCost(int(kept.params), int(kept.macs), expected.params, expected.macs)
 

@@ -43,13 +43,50 @@ def sum_of_squares(weights: Sequence[Tensor]) -> Tensor:
     return torch.cat([squared_norms(weight, [weight[0].numel()], none) for weight in weights]).sum()
 
 
-def tap(weight: Tensor, sizes: Sequence[int], group_of_channel: Tensor, conv_groups: int = 1) -> tuple[Tensor, Tensor]:
+Grouping = tuple[tuple[int, ...], Tensor, int]
+"""sizes, group_of_channel and conv_groups of `squared_norms`."""
+
+
+def tap(
+    weight: Tensor, sizes: Sequence[int], group_of_channel: Tensor, conv_groups: int = 1, norms: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The same weight, for one layer to compute with, and its `squared_norms`.
 
     The gradient of the norms is added to the layer's, in place: nothing but one layer may read the returned weight.
+
+    Args:
+        weight, sizes, group_of_channel, conv_groups: as in `squared_norms`.
+        norms: what `squared_norms` gives, where it is known already.
     """
-    tapped, norms = _Tap.apply(weight, tuple(sizes), group_of_channel, conv_groups)
-    return tapped, norms
+    if norms is None:
+        with torch.no_grad():
+            norms = _norms(weight, tuple(sizes), group_of_channel, conv_groups)
+    tapped, joined = _Tap.apply(weight, norms, group_of_channel, conv_groups)
+    return tapped, joined
+
+
+@torch.no_grad()
+def norms_of_many(weights: Sequence[Tensor], groupings: Sequence[Grouping]) -> list[Tensor]:
+    """`squared_norms` of each weight, without gradient.
+
+    On an accelerator, where small operations cost their launch, those of all weights with one group are computed
+    together.
+    """
+    if _on_cpu(weights[0]):
+        return [_norms(weight, *grouping) for weight, grouping in zip(weights, groupings, strict=True)]
+    whole = [index for index, (sizes, _, _) in enumerate(groupings) if len(sizes) == 1]
+    found: dict[int, Tensor] = {}
+    if whole:
+        squared = torch.stack(torch._foreach_norm([weights[index] for index in whole])).square_()
+        found = dict(zip(whole, squared.split(1), strict=True))
+    return [
+        found[index] if index in found else _norms(weight, *groupings[index]) for index, weight in enumerate(weights)
+    ]
+
+
+def _on_cpu(weight: Tensor) -> bool:
+    """Where caches decide the time; elsewhere the number of operations does."""
+    return weight.device.type == "cpu"
 
 
 def _rows(weight: Tensor) -> Tensor:
@@ -70,6 +107,10 @@ def _norms(weight: Tensor, sizes: tuple[int, ...], group_of_channel: Tensor, con
 
 def _squared_columns(weight: Tensor, conv_groups: int) -> Tensor:
     """[K] squared norm of the weights that read each channel."""
+    if not _on_cpu(weight):
+        parted = weight.unflatten(0, (conv_groups, -1))
+        other = [1, *range(3, parted.ndim)]
+        return torch.linalg.vector_norm(parted, dim=other).square_().flatten()
     height = len(weight) // conv_groups
     step = max(1, _BLOCK // max(1, weight[0].numel()))
     parts = []
@@ -81,10 +122,10 @@ def _squared_columns(weight: Tensor, conv_groups: int) -> Tensor:
 
 
 def _coefficients(grad: Tensor, weight: Tensor, group_of_channel: Tensor, conv_groups: int) -> Tensor:
-    """2 * the gradient of each weight's norm, broadcastable against the weight."""
+    """The gradient of each weight's norm, broadcastable against the weight; that of a weight w is 2 w times it."""
     if len(grad) == 1:
-        return 2 * grad.view([1] * weight.ndim)
-    channels = 2 * (grad if len(grad) == len(group_of_channel) else grad[group_of_channel])
+        return grad.view([1] * weight.ndim)
+    channels = grad if len(grad) == len(group_of_channel) else grad[group_of_channel]
     if conv_groups > 1:
         channels = channels.view(conv_groups, 1, -1).expand(-1, len(weight) // conv_groups, -1).flatten(0, 1)
     return channels.view(-1, weight.shape[1], *[1] * (weight.ndim - 2))
@@ -100,7 +141,7 @@ class _SquaredNorms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, group_of_channel = ctx.saved_tensors
-        return weight * _coefficients(grad, weight, group_of_channel, ctx.conv_groups), None, None, None
+        return weight * (2 * _coefficients(grad, weight, group_of_channel, ctx.conv_groups)), None, None, None
 
 
 class _Tap(torch.autograd.Function):
@@ -108,12 +149,12 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, sizes: tuple[int, ...], group_of_channel: Tensor, conv_groups: int
+        ctx: Any, weight: Tensor, norms: Tensor, group_of_channel: Tensor, conv_groups: int
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.weight, ctx.version = weight, weight._version
         ctx.group_of_channel, ctx.conv_groups = group_of_channel, conv_groups
-        return weight.view_as(weight), _norms(weight, sizes, group_of_channel, conv_groups)
+        return weight.view_as(weight), norms.view_as(norms)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_norms: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -123,7 +164,7 @@ class _Tap(torch.autograd.Function):
             raise RuntimeError("a weight was changed between the forward and the backward pass of its squared norms")
         factor = _coefficients(grad_norms, ctx.weight, ctx.group_of_channel, ctx.conv_groups)
         if grad is None:
-            return ctx.weight * factor, None, None, None
+            return ctx.weight * (2 * factor), None, None, None
         if torch.is_grad_enabled():
-            return torch.addcmul(grad, ctx.weight, factor), None, None, None
-        return grad.addcmul_(ctx.weight, factor), None, None, None
+            return torch.addcmul(grad, ctx.weight, factor, value=2), None, None, None
+        return grad.addcmul_(ctx.weight, factor, value=2), None, None, None

@@ -63,13 +63,26 @@ def resolve_target(text: str, whole: int, option: str = "--target-params") -> fl
 def clamp_logits(logits: Sequence[Tensor], bound: float = LOGIT_BOUND) -> None:
     """Keep drop logits within +-bound, in place."""
     with torch.no_grad():
-        for logit in logits:
-            logit.clamp_(-bound, bound)
+        torch._foreach_clamp_max_(list(logits), bound)
+        torch._foreach_clamp_min_(list(logits), -bound)
 
 
 def _counted(net: Supernet) -> list[nn.Parameter]:
     """The drop logits that E[cost] depends on: not those of heads for training only."""
     return [gate.drop_logit for gate in net.gates.values()]
+
+
+@torch.no_grad()
+def _flat(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Their values side by side, on the CPU, a copy."""
+    return torch.cat([parameter.detach() for parameter in parameters]).cpu()
+
+
+@torch.no_grad()
+def _write(parameters: Sequence[nn.Parameter], flat: Tensor) -> None:
+    """The inverse of `_flat`."""
+    parts = flat.to(parameters[0].device).split([len(parameter) for parameter in parameters])
+    torch._foreach_copy_(list(parameters), list(parts))
 
 
 @torch.no_grad()
@@ -149,6 +162,7 @@ class CostBudget:
         self.initial = self._current()
         self.multiplier = 0.0
         self.expected = self.initial
+        self._groups: dict[str, Tensor] | None = None
 
     @property
     def unit(self) -> str:
@@ -176,18 +190,20 @@ class CostBudget:
     def correct(
         self,
         progress: float,
-        metric: Callable[[nn.Parameter], Tensor | float],
+        metric: Callable[[Sequence[nn.Parameter]], Tensor | float],
         *,
         travelled: float = 1.0,
         tolerance: float = 2e-3,
     ) -> None:
         """Bring E[cost] to the target of this moment, along -P * dC/da.
 
-        Before `start` the cost is free. One or two Newton steps are usual; a saturated posterior may need more.
+        Before `start` the cost is free. One or two Newton steps are usual; a saturated posterior may need more. All of
+        it is computed on the CPU: it consists of a thousand operations on a few numbers each.
 
         Args:
             progress: share of training done.
-            metric: parameter -> P, the step that its optimiser makes for a unit gradient at rate 1.
+            metric: parameters -> P, the step that their optimiser makes for a unit gradient at rate 1: one number, or a
+                vector over all of them, one after the other.
             travelled: the optimiser's rate, summed over the steps since the last correction; it turns the length of
                 the correction into lambda, the `multiplier`.
             tolerance: relative error of E[cost] that ends the iteration.
@@ -195,41 +211,57 @@ class CostBudget:
         if progress < self.start:
             return
         wanted = self.target_at(progress)
-        logits = _counted(self.net)
-        scales = [metric(logit) for logit in logits]
-        total = 0.0
+        parameters = _counted(self.net)
+        logits, scale = _flat(parameters), metric(parameters)
+        scale = scale.cpu() if isinstance(scale, Tensor) else scale
+        before, total = logits.clone(), 0.0
         for _ in range(20):
-            expected = self.goal.expectation(self.net)
+            leaf = logits.clone().requires_grad_()
+            expected = self.goal.expectation(self.net, self._keep(leaf))
             self.expected = float(expected.detach())
             gap = wanted - self.expected
             if abs(gap) <= tolerance * wanted:
                 break
-            total += self._newton(logits, scales, torch.autograd.grad(expected, logits), gap)
+            total += self._newton(logits, scale, torch.autograd.grad(expected, leaf)[0], gap)
         else:
-            self.expected = self._current()
+            with torch.no_grad():
+                self.expected = float(self.goal.expectation(self.net, self._keep(logits)))
+        if not torch.equal(logits, before):
+            _write(parameters, logits)
         if travelled > 0:
             self.multiplier = 0.9 * self.multiplier + 0.1 * total / travelled
 
+    def _keep(self, logits: Tensor) -> dict[str, Tensor]:
+        """Layer name -> probability of each input of being kept, of drop logits side by side on the CPU."""
+        gates = self.net.gates
+        parts = torch.sigmoid(-logits).split([len(gate.sizes) for gate in gates.values()])
+        if self._groups is None:
+            self._groups = {name: gate.group_of_channel.cpu() for name, gate in gates.items()}
+        found = {}
+        for (name, gate), part in zip(gates.items(), parts, strict=True):
+            if gate.fixed_drop is not None:
+                part = torch.full_like(part, 1.0 - gate.fixed_drop)
+            if len(part) == 1:
+                found[name] = part.expand(gate.channels)
+            else:
+                found[name] = part if len(part) == gate.channels else part[self._groups[name]]
+        return found
+
     @staticmethod
     @torch.no_grad()
-    def _newton(
-        logits: Sequence[Tensor], scales: Sequence[Tensor | float], slopes: Sequence[Tensor], gap: float
-    ) -> float:
+    def _newton(logits: Tensor, scale: Tensor | float, slope: Tensor, gap: float) -> float:
         """One step along P * slope that would close `gap` if C were linear; returns its length with lambda's sign.
 
         A logit that would move further than LARGEST_MOVE moves that far; the next step closes what that leaves.
         """
-        directions = []
-        for logit, scale, slope in zip(logits, scales, slopes, strict=True):
-            # slope < 0: a larger drop logit, a smaller network. What would leave the bounds stays where it is.
-            outward = torch.where((slope * gap) > 0, logit >= LOGIT_BOUND, logit <= -LOGIT_BOUND)
-            directions.append(torch.where(outward, 0.0, slope * scale))
-        curvature = float(sum((slope * step).sum() for slope, step in zip(slopes, directions, strict=True)))
+        # slope < 0: a larger drop logit, a smaller network. What would leave the bounds stays where it is.
+        outward = torch.where((slope * gap) > 0, logits >= LOGIT_BOUND, logits <= -LOGIT_BOUND)
+        direction = torch.where(outward, 0.0, slope * scale)
+        curvature = float((slope * direction).sum())
         if curvature <= 0.0:
             return 0.0
         amount = gap / curvature
-        for logit, step in zip(logits, directions, strict=True):
-            logit.add_((amount * step).clamp_(-LARGEST_MOVE, LARGEST_MOVE)).clamp_(-LOGIT_BOUND, LOGIT_BOUND)
+        logits.add_((amount * direction).clamp_(-LARGEST_MOVE, LARGEST_MOVE)).clamp_(-LOGIT_BOUND, LOGIT_BOUND)
         return -amount
 
     def log(self, progress: float) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +46,16 @@ class Target:
         """The option that sets it."""
         return f"--target-{self.unit}"
 
-    def expectation(self, net: Supernet) -> Tensor:
-        """E[cost] of the compact network under the posterior, a scalar tensor that the drop logits differentiate."""
+    def expectation(self, net: Supernet, keep: Mapping[str, Tensor] | None = None) -> Tensor:
+        """E[cost] of the compact network under the posterior, a scalar tensor that the drop logits differentiate.
+
+        Args:
+            net: the supernet.
+            keep: other probabilities of being kept than the posterior's, on any device.
+        """
         if self.table is not None:
-            return expected_latency(net, self.table)
-        cost = net.cost()
+            return expected_latency(net, self.table, keep)
+        cost = net.cost(keep)
         return cost.expected_params if self.unit == "params" else cost.expected_macs
 
     def whole(self, net: Supernet) -> float:

@@ -39,7 +39,7 @@ class World:
         size: number of processes on all nodes.
         local_rank, local_size: the same on this node.
         device: where this process computes.
-        shares_gpu: whether another process of this node computes on the same GPU.
+        shares_gpu: whether processes of this node share a GPU.
     """
 
     rank: int = 0

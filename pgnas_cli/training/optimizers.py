@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,12 +80,14 @@ class Optimizers:
         """The gates' rate at this step; 0 where nothing is learned about them."""
         return float(self.gates.param_groups[0]["lr"]) if self.gates is not None else 0.0
 
-    def gate_metric(self, logit: nn.Parameter) -> Tensor | float:
-        """The step that the gates' optimiser makes for a unit gradient, without its rate: P of the budget."""
-        state = self.gates.state.get(logit, {}) if self.gates is not None else {}
-        if "exp_avg_sq" not in state:
-            return 1.0
-        return 1.0 / (state["exp_avg_sq"].sqrt() + 1e-8)
+    def gate_metric(self, logits: Sequence[nn.Parameter]) -> Tensor | float:
+        """The step that the gates' optimiser makes for a unit gradient, without its rate: P of the budget.
+
+        One number for all drop logits, or one for each, those of the parameters one after the other.
+        """
+        states = [self.gates.state.get(logit, {}) for logit in logits] if self.gates is not None else []
+        seen = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
+        return 1.0 / (torch.cat(seen).sqrt() + 1e-8) if len(seen) == len(logits) else 1.0
 
     def state(self) -> dict[str, Any]:
         return {"weights": self.weights.state_dict(), "gates": self.gates.state_dict() if self.gates else None}

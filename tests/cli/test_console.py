@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +130,106 @@ def test_progress_on_a_terminal_is_a_bar_and_notes_stand_above_it(
     last = err[err.rindex("train [x]") :]
     assert "4/4 epochs" in last
     assert "loss 0.25" in last
+
+
+def screen(written: str) -> list[str]:
+    """What a terminal shows after all that was written to it: cursor up and down, erased lines, colours left out."""
+    lines, row, column = [""], 0, 0
+    for token in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\n|\r|[^\x1b\n\r]+", written):
+        if token == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif token == "\r":
+            column = 0
+        elif token.endswith("A") and token.startswith("\x1b["):
+            row = max(0, row - int(token[2:-1] or 1))
+        elif token == "\x1b[2K":
+            lines[row] = ""
+        elif not token.startswith("\x1b["):
+            lines[row] = lines[row][:column].ljust(column) + token + lines[row][column + len(token) :]
+            column += len(token)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes stderr a terminal for rich."""
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}.items():
+        monkeypatch.setenv(name, value)
+
+
+COLUMNS = ["rank", "candidate"]
+
+
+class Terminal:
+    """What has been written to stderr; the bar is drawn anew ten times a second."""
+
+    def __init__(self, capsys: Capture) -> None:
+        self.capsys, self.written = capsys, ""
+
+    def now(self) -> list[list[str]]:
+        """The words of every line on the screen."""
+        self.written += self.capsys.readouterr().err
+        return [line.split() for line in screen(self.written)]
+
+    def until(self, word: str) -> list[list[str]]:
+        """Wait for a word."""
+        deadline = time.monotonic() + 20
+        while True:
+            lines = self.now()
+            if any(word in line for line in lines):
+                return lines
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.02)
+
+
+def test_a_table_stands_under_the_bar_while_it_moves_and_is_gone_at_the_end(capsys: Capture, terminal: None) -> None:
+    shown = Terminal(capsys)
+    with console.progress("rank", 4, unit="images") as bar:
+        bar.update(1, below=(COLUMNS, [["1", "ab[x]"], ["2", "cdef"]]))
+        first, header, (rule,), *rows = shown.until("cdef")
+        assert first[0] == "rank"
+        assert "1/4" in first
+        assert header == COLUMNS
+        assert set(rule) == {"─"}
+        assert rows == [["1", "ab[x]"], ["2", "cdef"]]
+        console.note("note")
+        bar.update(1)  # without one the last stays
+        assert shown.until("2/4")[4:] == rows
+        bar.update(1, below=(COLUMNS, [["1", "9876"]]))
+        assert shown.until("9876")[4:] == [["1", "9876"]]
+        bar.update(1)
+    note, last = shown.now()
+    assert note == ["note"]
+    assert last[0] == "rank"
+    assert "4/4" in last
+
+
+def test_a_table_is_gone_after_an_error_too(capsys: Capture, terminal: None) -> None:
+    shown = Terminal(capsys)
+
+    def fail() -> None:
+        with console.progress("rank", 4) as bar:
+            bar.update(1, below=(COLUMNS, [["1", "abcd"]]))
+            shown.until("abcd")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    (last,) = shown.now()
+    assert last[0] == "rank"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_without_a_terminal_there_is_no_table_under_a_bar(capsys: Capture, quiet: bool) -> None:
+    console.configure(quiet=quiet)
+    with console.progress("rank", 4, unit="images", every=0) as bar:
+        bar.update(3, metrics={"leader": "abcd"}, below=(COLUMNS, [["1", "9876"]]))
+        bar.update(1, below=(COLUMNS, [["1", "9876"]]))
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = ["rank  3/4 images  leader abcd", "rank  4/4 images  leader abcd"]
+    assert err.splitlines() == ([] if quiet else lines)
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,13 @@ def index(sizes: list[int]) -> Tensor:
 
 
 @weights
-@pytest.mark.parametrize("block", [1, 1 << 18])
-def test_squared_norms_are_the_loop(shape, sizes, groups: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("block", "cpu"), [(1, True), (1 << 18, True), (1, False)])
+def test_squared_norms_are_the_loop(
+    shape, sizes, groups: int, block: int, cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of an accelerator, computed here on the CPU."""
     monkeypatch.setattr(weight_norms, "_BLOCK", block)
+    monkeypatch.setattr(weight_norms, "_on_cpu", lambda weight: cpu)
     weight = weight_of(shape)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     wanted = [
@@ -151,8 +155,21 @@ def test_squared_norms_are_the_loop(shape, sizes, groups: int, block: int, monke
     for found in (
         weight_norms.squared_norms(weight, sizes, index(sizes), groups),
         weight_norms.tap(weight, sizes, index(sizes), groups)[1],
+        weight_norms.norms_of_many([weight], [(tuple(sizes), index(sizes), groups)])[0],
     ):
         assert found.tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_norms_of_many_are_those_of_each(cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_norms, "_on_cpu", lambda weight: cpu)
+    weights = [weight_of(shape).detach() for shape, _, _ in WEIGHTS.values()]
+    groupings = [(tuple(sizes), index(sizes), groups) for _, sizes, groups in WEIGHTS.values()]
+    found = weight_norms.norms_of_many(weights, groupings)
+    for weight, grouping, norms in zip(weights, groupings, found, strict=True):
+        assert norms.shape == (len(grouping[0]),)
+        assert not norms.requires_grad
+        torch.testing.assert_close(norms, weight_norms.squared_norms(weight, *grouping))
 
 
 def test_a_large_norm_is_exact_in_float32() -> None:

@@ -73,11 +73,11 @@ def set_logits(net: Supernet, how: str) -> None:
 def metric(kind: str):
     """P of a gates' optimiser: 1 for SGD; for Adam one number per logit, over three decades."""
 
-    def adam(logit: torch.Tensor) -> torch.Tensor:
-        seed = logit.numel()
-        return 10 ** (3 * torch.rand(logit.shape, generator=torch.Generator().manual_seed(seed)))
+    def adam(logits: list[torch.Tensor]) -> torch.Tensor:
+        drawn = [torch.rand(one.shape, generator=torch.Generator().manual_seed(one.numel())) for one in logits]
+        return 10 ** (3 * torch.cat(drawn))
 
-    return adam if kind == "adam" else lambda logit: 1.0
+    return adam if kind == "adam" else lambda logits: 1.0
 
 
 # ---- numbers ----

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pgnas_cli.errors import UsageError
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training import distributed
 from pgnas_cli.training.distributed import World
@@ -189,6 +190,44 @@ def test_threads_are_shared_unless_the_user_says(
         monkeypatch.setenv(name, str(value))
     assert distributed.join("cpu") == World(local_size=2)
     assert set_to == ([] if threads is None else [threads])
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "backend", "shares"),
+    [
+        ((0, 1), [0, 1], "nccl", False),
+        ((1, 0), [1, 0], "nccl", False),
+        ((0, 0), [0, 0], "gloo", True),
+        ((0, 0, 1), [0, 0, 1], "gloo", True),  # all of them, since they are one group
+        (None, [0, 1], "nccl", False),
+    ],
+    ids=str,
+)
+def test_processes_on_one_gpu_talk_by_gloo(
+    monkeypatch: pytest.MonkeyPatch, devices: tuple[int, ...] | None, gpus: list[int], backend: str, shares: bool
+) -> None:
+    used: list[torch.device] = []
+    groups: list[str] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: groups.append(backend))
+    size = len(gpus)
+    for rank in range(size):
+        for name, value in {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}.items():
+            monkeypatch.setenv(name, str(value))
+        world = distributed.join("cuda", devices)
+        assert world == World(rank, size, rank, size, torch.device("cuda", gpus[rank]), shares)
+    assert used == [torch.device("cuda", index) for index in gpus]
+    assert groups == [f"cpu:gloo,cuda:{backend}"] * size
+
+
+def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"RANK": 2, "WORLD_SIZE": 3, "LOCAL_RANK": 2, "LOCAL_WORLD_SIZE": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UsageError, match="process 2 of this node has no GPU: there are 2") as error:
+        distributed.join("cuda")
+    assert error.value.hint == "torchrun --nproc-per-node 2"
 
 
 @pytest.mark.parametrize("name", ["densenet121", "mobilenetv3_small_050", "resnet18"])

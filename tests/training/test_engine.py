@@ -124,6 +124,16 @@ def test_what_needs_a_gpu_is_refused_on_the_cpu() -> None:
     check_compute(make_recipe(**{"compute.amp": "bfloat16"}).compute, World())
 
 
+def test_batchnorm_over_all_processes_needs_a_gpu_for_each() -> None:
+    compute, gpu = make_recipe(**{"compute.sync_bn": True}).compute, torch.device("cuda", 0)
+    with pytest.raises(UsageError, match="--sync-bn needs a GPU for each process, and one was named twice") as error:
+        check_compute(compute, World(rank=1, size=2, device=gpu, shares_gpu=True))
+    assert error.value.hint == "leave --sync-bn out"
+    check_compute(compute, World(rank=1, size=2, device=gpu))
+    for changes in ({}, {"compute.amp": "float16"}):
+        check_compute(make_recipe(**changes).compute, World(size=2, device=gpu, shares_gpu=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "size", "expected"),
     [({}, 1, 12), ({}, 2, 6), ({"compute.accumulate": 3}, 2, 6)],
