@@ -5,7 +5,8 @@
       supernet.safetensors     after inflate
       train/                   recipe.toml, log.jsonl, posterior.jsonl, checkpoints/<step>/
       candidates.safetensors   candidates.jsonl
-      rank/                    leaderboard.jsonl, ranking.json
+      rank/                    leaderboard.jsonl, ranking.json, candidates.* of evolution
+      certify.jsonl            candidates trained from scratch, for every ranking to come
       export/
 
 Every write is atomic: a temporary file beside the target, fsync, rename. A reader sees the old file or the

@@ -32,8 +32,9 @@ def render(folder: Path, ranking: dict[str, Any]) -> None:
         rows,
         justify=["right", "left", "right", "right", "right", "right", "right"],
     )
-    if ranking["evolved"]:
-        console.line(f"{ranking['evolved']} of the candidates were added by evolution")
+    if asked := ranking["asked"]["evolve"]:
+        fewer = "" if ranking["evolved"] == asked else f" of {asked} that were asked for: it found no more new ones"
+        console.line(f"{ranking['evolved']} candidates were added by evolution{fewer}")
     if ranking["method"] == "race":
         console.line(_race(ranking))
     spread = ranking["distribution"]

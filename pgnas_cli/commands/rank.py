@@ -53,7 +53,7 @@ def rank(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", help="Of the order in which a race draws the images.", rich_help_panel=RACE)
+        int, typer.Option("--seed", help="Of the order in which a race draws the images, and of evolution.")
     ] = 0,
     recalibrate: Annotated[
         int,

@@ -10,7 +10,7 @@ from pgnas_cli.errors import UsageError, nearest
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import ranked_candidates
 from pgnas_cli.ranking.intervals import wilson
-from pgnas_cli.run import RunDirectory, expect, read_jsonl
+from pgnas_cli.run import RunDirectory, expect, read_json, read_jsonl
 from pgnas_cli.sizes import Relative, parse_count
 
 SHORTEST = 4
@@ -54,7 +54,7 @@ def find_candidate(run: RunDirectory, wanted: str) -> Candidate:
     Raises:
         UsageError: it is too short; there is none, with the nearest; or more than one, with what to type.
     """
-    prefix, listed = wanted.lower(), f"the ids stand in {run.path / 'candidates.jsonl'}"
+    prefix, listed = wanted.lower(), f"the ids stand in {run.rank_path / 'leaderboard.jsonl'}"
     if len(prefix) < SHORTEST:
         raise UsageError(f"{wanted!r} names no candidate: at least {SHORTEST} characters of an id are needed", listed)
     candidates = ranked_candidates(run)
@@ -92,7 +92,12 @@ def _at_most(run: RunDirectory, at: str) -> Choice:
             f"--at {at} was given: no candidate of {run.path} has at most {limit:,} parameters",
             f"the smallest has {smallest['params']:,}: --at {smallest['params']}",
         )
-    best = min(fitting, key=lambda row: int(row["rank"]))
+    front = _front(run)
+    exact = [row for row in fitting if row["id"] in front]  # what is not there is beaten by what is no larger
+    if exact:
+        best = max(exact, key=lambda row: float(front[row["id"]]["value"]))
+    else:
+        best = min(fitting, key=lambda row: int(row["rank"]))
     return Choice(find_candidate(run, best["id"]), "at", limit)
 
 
@@ -104,7 +109,17 @@ def selection_accuracy(run: RunDirectory, candidate_id: str) -> dict[str, Any] |
     data = run.require("train")["data"]
     readable = data["num_selection"] - len(data.get("corrupt", {}).get("selection", []))
     row = next((row for row in _leaderboard(run) if row["id"] == candidate_id), None)
+    if (row is None or row["n"] < readable) and candidate_id in _front(run):
+        found = _front(run)[candidate_id]
+        return wilson(round(found["value"] * found["n"]), found["n"]).to_json()
     return wilson(row["correct"], row["n"]).to_json() if row is not None and row["n"] >= readable else None
+
+
+def _front(run: RunDirectory) -> dict[str, dict[str, Any]]:
+    """Id -> accuracy on the whole selection split of the networks on the front; empty without `rank --front`."""
+    path, hint = run.rank_path / "ranking.json", f"pgnas rank --force --run {run.path}"
+    front = read_json(path, hint=hint).get("front")
+    return {} if front is None else {row["id"]: row["selection_accuracy"] for row in front["points"]}
 
 
 def _leaderboard(run: RunDirectory) -> list[dict[str, Any]]:

@@ -175,12 +175,13 @@ def measured_way(evaluator: Evaluator, candidate: Candidate, *, passes: int = 9)
     """From how many images on it repays to build a compact network, by measurement; None where it never does.
 
     images = time to build / (time of an image masked - time of an image compact): the median of the times to build
-    over the median of the differences, of some passes in turn over one batch of selection images. On the CPU it is
-    the time that this process computes, to which others add little.
+    over the median of the differences, of some passes in turn over one batch of selection images. With
+    one thread on the CPU it is the time that this process computes, to which others add little.
     """
     images, _ = next(iter(evaluator.data.eval_batches("selection", evaluator.batch, evaluator.device)))
     images = images.to(memory_format=evaluator._layout)
-    clock = time.process_time if evaluator.device.type == "cpu" else time.perf_counter
+    alone = evaluator.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     seconds: dict[str, list[float]] = {"build": [], "compact": [], "masked": []}
 
     def timed(name: str, function: Callable[[], object]) -> object:

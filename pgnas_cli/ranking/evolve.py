@@ -1,9 +1,9 @@
 """Evolution as a part of a ranking: candidates that go on from how the sampled ones scored.
 
 Proposals come from `posterior.strategies.evolution`; the loop is here, and what its candidates see counts as images of
-the ranking. Everybody is judged by the same first images: the first slice of a race, or all images. Later slices then
-compare sampled and evolved candidates alike. What a candidate answered on images that decided about its proposal says
-nothing in its favour in a certificate (`race.Field.add`).
+the ranking. Everybody is judged by the same first images, the first slice of a race, or all images; a race's pilots by
+all. Later slices then compare sampled and evolved candidates alike. What a candidate answered on images that decided
+about its proposal says nothing in its favour in a certificate (`race.Field.add`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.finetune import fresh_network, scratch_recipe, train_compact
 from pgnas_cli.ranking.frontier import readable_images
 from pgnas_cli.ranking.intervals import bootstrap
-from pgnas_cli.ranking.result import CERTIFIED
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import to_toml
 from pgnas_cli.run import RunDirectory, append_jsonl, expect, read_jsonl, write_jsonl
@@ -27,6 +26,8 @@ from pgnas_cli.training.seeds import seed_from
 
 FEWEST = 3
 """Two candidates have one order, which says nothing about a correlation."""
+FILE = "certify.jsonl"
+"""In the run: a line for each candidate that has been trained from scratch. Rankings come and go; it stays."""
 
 
 def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
@@ -80,7 +81,7 @@ def certify(
 
     They stand at equal steps over the ranking, the winner among them. Each compact network starts from fresh weights
     (`fresh_network`, one seed for all) and is trained by the run's own recipe, then scored on the selection split. What
-    is done is kept in rank/certify.jsonl, and is not done again for the same recipe, data and kind of device. A
+    is done is kept in the run's certify.jsonl, and is not done again for the same recipe, data and kind of device. A
     candidate of which the ranking knows an estimate only is scored on the whole split with the supernet's weights too.
 
     Args:
@@ -106,7 +107,7 @@ def certify(
     chosen = [rows[place] for place in spread(len(rows), k)]
     recipe = scratch_recipe(run, evaluator.device, epochs)
     known = {candidate.id: candidate for candidate in candidates}
-    path = run.rank_path / CERTIFIED
+    path = run.path / FILE
     settings = _settings(run, recipe, evaluator.device.type)
     done = _begin(path, settings)
     for number, row in enumerate(chosen):

@@ -44,6 +44,8 @@ class Method:
             raise UsageError(
                 f"--recalibrate {self.recalibrate} was given, it should be at least 0", "--recalibrate 512"
             )
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed} was given, it should be at least 0", "--seed 0")
         if self.evolve < 0:
             raise UsageError(f"--evolve {self.evolve} was given, it should be at least 0", "--evolve 100")
         if not 0 < self.confidence < 1:

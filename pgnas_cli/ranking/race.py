@@ -101,11 +101,21 @@ class Field:
         seed: of the order of the images.
         pilots: how many candidates see every image first, evenly spread; 0 draws all images with equal weights.
         tie: sorts candidates of equal accuracy and log-likelihood, smallest first: size, then identity.
+        expected: how many candidates there may be in the end, which the error probability is divided among; None: K.
     """
 
     def __init__(
-        self, outcomes: Outcomes, candidates: int, images: int, *, seed: int, pilots: int, tie: Sequence[Any]
+        self,
+        outcomes: Outcomes,
+        candidates: int,
+        images: int,
+        *,
+        seed: int,
+        pilots: int,
+        tie: Sequence[Any],
+        expected: int | None = None,
     ) -> None:
+        self.expected = candidates if expected is None else expected
         self.outcomes, self.tie, self.spent, self.pilots = outcomes, list(tie), 0, pilots
         self.right = np.zeros((candidates, images), bool)
         """[K, N] in the order of the draws."""
@@ -225,7 +235,7 @@ class Field:
 
     def delta(self, confidence: float) -> float:
         """The error probability of one pair: only pairs with the best candidate of all can make a guarantee fail."""
-        return (1 - confidence) / max(1, len(self) - 1)
+        return (1 - confidence) / max(1, len(self) - 1, self.expected - 1)
 
     def starts(self, others: NDArray[np.int64], leader: int) -> NDArray[np.int64]:
         """[others] images that either of the two had been chosen by."""
@@ -311,7 +321,7 @@ def budgeted(
     Args:
         field: the candidates at the start; what its pilots have seen counts.
         confidence: of the margin.
-        budget: in (0, 1].
+        budget: in (0, 1]; more is spent where `strict` is off and it is too small.
         report: called after every slice.
         strict: see `plan`; off where candidates came that were planned for, but fewer.
 

@@ -75,8 +75,8 @@ def rank(
         method, confidence, margin, budget, recalibrate, evolve, seed: see `Method`. `margin` is a share, 0.001 for 0.1
             points. With recalibration, up to 16 candidates are scored without it too, and the mean difference is
             recorded.
-        front, certify, certify_epochs, finetune: see `Supplements`. Where the run has been ranked by the same method,
-            they are added to that ranking, and nothing is compared again.
+        front, certify, certify_epochs, finetune: see `Supplements`. They are added to the last ranking of these
+            candidates, where there is one, and nothing is compared again; `force` compares again.
         device, gpus, procs: see `choose_devices`; the processes share the candidates.
         data_dir, workers: as in training.
         force: rank again although an export has used the last ranking.
@@ -95,12 +95,12 @@ def rank(
     asked = Method(method, confidence, margin, budget, recalibrate, seed, evolve)
     wanted = Supplements(front, certify, certify_epochs, finetune)
     devices = choose_devices(device, gpus, procs)
-    ranking = _last(run, asked, devices.kind) if wanted and not force else None
+    ranking = _last(run, asked) if wanted and not force else None
     if ranking is not None:
         wanted.check(ranking["candidates"])
     else:
         run.begin("rank", force=force)
-        wanted.check(len(read_candidates(run)) + evolve)
+        wanted.check(len(read_candidates(run)))
         _check_evolution(run, asked)
         request = _Request(asked, data_dir, workers)
         if devices.procs == 1 and not distributed.is_launched():
@@ -114,21 +114,34 @@ def rank(
     return supplement(run, ranking, wanted, devices.single, data_dir=data_dir, workers=workers, report=report_training)
 
 
-def _last(run: RunDirectory, method: Method, device: str) -> dict[str, Any] | None:
-    """The last ranking, if it compared the same candidates by the same method on the same kind of device."""
+def _last(run: RunDirectory, method: Method) -> dict[str, Any] | None:
+    """The last ranking of these candidates, to be added to; None if there is none.
+
+    Raises:
+        UsageError: options of the comparison are given, and they are not those that it was made with.
+    """
     if run.stage("rank") is None:
         return None
     ranking = read_json(run.rank_path / result.RANKING, hint=f"pgnas rank --force --run {run.path}")
-    return ranking if ranking.get("asked") == _asked(run, method, device) else None
+    before = ranking.get("asked")
+    if not isinstance(before, dict) or {**before, **_subject(run)} != before:
+        return None
+    if method != Method() and {**before, **asdict(method)} != before:
+        given = [name for name, value in asdict(method).items() if value != before.get(name)]
+        raise UsageError(
+            f"the last ranking was made with another {' and '.join(given)}",
+            "leave the options of the comparison out to add to it; --force ranks anew",
+        )
+    return ranking
 
 
-def _asked(run: RunDirectory, method: Method, device: str) -> dict[str, Any]:
-    """What a ranking depends on."""
+def _subject(run: RunDirectory) -> dict[str, Any]:
+    """Which networks a ranking compares: masks, and the training that gave the weights."""
+    train = run.require("train")
     return {
         "candidates": run.require("sample")["sha256"],
-        "checkpoint": run.require("train").get("checkpoint"),
-        "device": device,
-        **asdict(method),
+        "checkpoint": train.get("checkpoint"),
+        "trained": train.get("finished"),
     }
 
 
@@ -190,7 +203,7 @@ def _rank(run: RunDirectory, request: _Request, world: World, report: Report) ->
     ranking = None
     if world.is_master:
         ranking = _ranking(method, field, candidates, winner, margin, evaluator, looks)
-        ranking |= {"evolved": len(candidates) - sampled, "asked": _asked(run, request.method, world.device.type)}
+        ranking |= {"evolved": len(candidates) - sampled, "asked": {**_subject(run), **asdict(request.method)}}
         ranking |= {"seconds": seconds, "device": str(world.device), "processes": world.size, "way": asdict(way),
                     "images_resumed": answers.answered - answers.evaluated}  # fmt: skip
         rows = result.leaderboard(field, candidates, winner)
@@ -204,7 +217,7 @@ def _rank(run: RunDirectory, request: _Request, world: World, report: Report) ->
     return ranking
 
 
-Search = Callable[[Field, int, race.Report], object]
+Search = Callable[[Field, int, race.Report], None]
 """(field, images that everybody is judged by, report): lets further candidates in."""
 
 
@@ -224,21 +237,21 @@ def _evolution(
     }
     propose = proposer(net, proposals, world, **limits)
 
-    def search(field: Field, seen: int, report: race.Report) -> int:
-        return evolve(field, candidates, proposals, propose, number=method.evolve, seen=seen, report=report)
+    def search(field: Field, seen: int, report: race.Report) -> None:
+        evolve(field, candidates, proposals, propose, number=method.evolve, seen=seen, report=report)
 
     return search
 
 
 def compare(
-    answers: race.Outcomes, candidates: Sequence[Candidate], images: int, method: Method, report: race.Report,
+    answers: race.Outcomes, candidates: list[Candidate], images: int, method: Method, report: race.Report,
     search: Search | None = None,
 ) -> tuple[Field, int, float]:  # fmt: skip
     """Have candidates compared by a method that is not "auto".
 
     Args:
         answers: evaluates them.
-        candidates: sorted by nothing; `search` may append more.
+        candidates: in any order; `search` may append more.
         images: of the selection split.
         method: how.
         report: called after every slice.
@@ -255,7 +268,7 @@ def compare(
         first = race.plan(expected, images, pilots, method.budget)[0][0]
     elif racing:
         first = race.slices(images, race.GROWTH["guarantee"])[0]
-    field = Field(answers, len(candidates), images, seed=method.seed, pilots=pilots, tie=tie)
+    field = Field(answers, len(candidates), images, seed=method.seed, pilots=pilots, tie=tie, expected=expected)
     if search is not None:
         search(field, first, report)
     if not racing:
@@ -264,7 +277,7 @@ def compare(
         return field, *race.guaranteed(field, confidence=method.confidence, margin=method.margin, report=report)
     assert method.budget is not None
     return field, *race.budgeted(
-        field, confidence=method.confidence, budget=method.budget, report=report, strict=search is None
+        field, confidence=method.confidence, budget=method.budget, report=report, strict=len(field) == expected
     )
 
 
@@ -276,8 +289,7 @@ def _most(method: Method, candidates: int, images: int) -> int:
 def _header(run: RunDirectory, data: Data, method: Method, world: World) -> dict[str, Any]:
     """What the answers depend on: what a journal was written for."""
     return {
-        "candidates": run.require("sample")["sha256"],
-        "checkpoint": run.require("train").get("checkpoint"),
+        **_subject(run),
         "data": data.describe()["sha256"],
         "recalibrate": method.recalibrate,
         "device": world.device.type,
@@ -291,8 +303,9 @@ def _way(
     """How logits are computed: as in training; the master measures when a compact network repays, once a ranking."""
     if journal is None:
         return None
-    stored = journal.way()
+    stored = journal.way() or _last_way(run, world)
     if stored is not None:
+        journal.keep_way(stored)
         return Way(**stored)
     compute, kind = restore.run_recipe(run).compute, world.device.type
     amp = compute.amp if compute.amp != "none" and kind == "cuda" else ""
@@ -302,6 +315,17 @@ def _way(
         way = Way(compute.channels_last, amp, measured_way(Evaluator(net, data, world.device, way=way), middle))
     journal.keep_way(asdict(way))
     return way
+
+
+def _last_way(run: RunDirectory, world: World) -> dict[str, Any] | None:
+    """How the last ranking of the same networks on the same kind of device computed: measured anew it might differ."""
+    path = run.rank_path / result.RANKING
+    if run.stage("rank") is None or not path.is_file():
+        return None
+    ranking = read_json(path)
+    before, device = ranking.get("asked"), str(ranking.get("device", ""))
+    same = isinstance(before, dict) and {**before, **_subject(run)} == before
+    return ranking["way"] if same and device.partition(":")[0] == world.device.type else None
 
 
 def _ranking(

@@ -17,8 +17,6 @@ from pgnas_cli.run import RunDirectory, replace_folder, write_json, write_jsonl
 from pgnas_cli.supernet.supernet import Supernet
 
 LEADERBOARD, RANKING = "leaderboard.jsonl", "ranking.json"
-CERTIFIED = "certify.jsonl"
-"""A line for each candidate that has been trained from scratch; see `fidelity`."""
 
 
 def leaderboard(field: Field, candidates: Sequence[Candidate], winner: int) -> list[dict[str, Any]]:
@@ -99,8 +97,6 @@ def write(
         write_json(folder / RANKING, ranking)
         if evolved:
             save_candidates(folder, net, evolved)
-        if (run.rank_path / CERTIFIED).is_file():  # trainings from scratch are as good for this ranking
-            shutil.copyfile(run.rank_path / CERTIFIED, folder / CERTIFIED)
         run.forget("rank")
         replace_folder(folder, run.rank_path)
     finally:

@@ -90,7 +90,7 @@ def supplement(
     Args:
         run: whose last ranking it is.
         ranking: what rank/ranking.json holds.
-        wanted: what to add; what the ranking has of the same kind is replaced.
+        wanted: what to add; what the ranking has of the same kind is replaced, but for a fine-tuning of as many epochs.
         device: where to compute.
         data_dir, workers: as in training.
         report: called after every step of a training.
@@ -103,9 +103,10 @@ def supplement(
         PgnasError: a training diverges.
     """
     data = same_data(run, data_dir=data_dir, workers=workers)
-    evaluator = Evaluator(
-        sampled_supernet(run, device), data, device, recalibrate=ranking["recalibrate"], way=Way(**ranking["way"])
-    )
+    way = Way(**ranking["way"])
+    if str(ranking["device"]).partition(":")[0] != device.type:  # neither its types nor its timing hold here
+        way = Way(way.channels_last)
+    evaluator = Evaluator(sampled_supernet(run, device), data, device, recalibrate=ranking["recalibrate"], way=way)
     candidates, rows = ranked_candidates(run), read_jsonl(run.rank_path / LEADERBOARD)
     winner = next(candidate for candidate in candidates if candidate.id == ranking["winner"])
     confidence = ranking["confidence"]
@@ -124,7 +125,7 @@ def supplement(
             report=lambda progress: report("certify", progress),
         )  # fmt: skip
         add("certify", found)
-    if wanted.finetune is not None:
+    if wanted.finetune is not None and ranking.get("finetune", {}).get("epochs") != wanted.finetune:
         found = finetune(
             run, evaluator, winner, wanted.finetune, confidence=confidence,
             report=lambda progress: report("finetune", progress),

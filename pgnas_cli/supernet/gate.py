@@ -173,7 +173,7 @@ class Gate(nn.Module):
         return values_G if len(self.sizes) == self.channels else values_G[self.group_of_channel]
 
     def keep(self, x: Tensor) -> Tensor | None:
-        """[B, K] float32 (or [1, K], shared by all examples) to multiply the inputs x with; None is the identity."""
+        """[B, K] (or [1, K], shared by all examples) to multiply the inputs x with; None is the identity."""
         if not (self.training and self.enabled):
             return None
         if self.drawn is not None and len(self.drawn) in (1, len(x)):

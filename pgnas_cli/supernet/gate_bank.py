@@ -43,7 +43,6 @@ class GateBank:
 
         Drawn in float32; inside autocast, rounded to the type that convolutions compute in, all gates at once.
 
-
         Relaxed draws (Eq. 16), differentiable in the drop logits; hard ones at the constant rate where `fixed_drop` is
         set. One uniform number per channel and example.
         """

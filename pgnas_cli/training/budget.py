@@ -232,15 +232,13 @@ class CostBudget:
             self.multiplier = 0.9 * self.multiplier + 0.1 * total / travelled
 
     def _keep(self, logits: Tensor) -> dict[str, Tensor]:
-        """Layer name -> probability of each input of being kept, of drop logits side by side on the CPU."""
+        """Layer name -> probability of each input of being kept, of learned drop logits side by side on the CPU."""
         gates = self.net.gates
         parts = torch.sigmoid(-logits).split([len(gate.sizes) for gate in gates.values()])
         if self._groups is None:
             self._groups = {name: gate.group_of_channel.cpu() for name, gate in gates.items()}
         found = {}
         for (name, gate), part in zip(gates.items(), parts, strict=True):
-            if gate.fixed_drop is not None:
-                part = torch.full_like(part, 1.0 - gate.fixed_drop)
             if len(part) == 1:
                 found[name] = part.expand(gate.channels)
             else:

@@ -62,7 +62,8 @@ def is_launched() -> bool:
 def join(kind: str, devices: Sequence[int] | None = None) -> World:
     """Join the group that the environment names.
 
-    GPUs talk by nccl, which refuses two processes on one GPU: there they do by gloo, over the CPU.
+    GPUs talk by nccl, which refuses two processes on one GPU: there they do by gloo, over the CPU. All nodes have to
+    agree on that.
 
     Args:
         kind: "cpu" (gloo) or "cuda".
@@ -81,7 +82,8 @@ def join(kind: str, devices: Sequence[int] | None = None) -> World:
                 f"process {local_rank} of this node has no GPU: there are {len(indices)}",
                 f"torchrun --nproc-per-node {len(indices)}",
             )
-        device, shares = torch.device("cuda", indices[local_rank]), len(set(indices)) < len(indices)
+        used = list(indices)[:local_size]
+        device, shares = torch.device("cuda", used[local_rank]), len(set(used)) < len(used)
         torch.cuda.set_device(device)
     else:
         _share_threads(local_size)
@@ -205,6 +207,18 @@ def reduce_sums(sums: Mapping[str, float], world: World) -> dict[str, float]:
     values = torch.tensor([sums[name] for name in names], dtype=torch.float64)
     dist.all_reduce(values)
     return dict(zip(names, values.tolist(), strict=True))
+
+
+@torch.no_grad()
+def take_from_master(parameters: Sequence[nn.Parameter], world: World) -> None:
+    """Give every process the master's values: what each computed for itself may differ in its last digits."""
+    if world.size == 1:
+        return
+    flat = torch.cat([parameter.detach().flatten() for parameter in parameters]).cpu()
+    dist.broadcast(flat, src=0)
+    parts = flat.to(parameters[0].device).split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.copy_(part.view_as(parameter))
 
 
 def union(mask: Tensor, world: World) -> Tensor:

@@ -83,7 +83,8 @@ class Optimizers:
     def gate_metric(self, logits: Sequence[nn.Parameter]) -> Tensor | float:
         """The step that the gates' optimiser makes for a unit gradient, without its rate: P of the budget.
 
-        One number for all drop logits, or one for each, those of the parameters one after the other.
+        One number for all drop logits (SGD, or before Adam's first step), or one for each, those of the parameters one
+        after the other.
         """
         states = [self.gates.state.get(logit, {}) for logit in logits] if self.gates is not None else []
         seen = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]

@@ -240,6 +240,7 @@ class Trainer:
         ):
             travelled = BUDGET_INTERVAL * self.optimizers.gate_lr
             self.budget.correct(self.step / self.search_steps, self.optimizers.gate_metric, travelled=travelled)
+            distributed.take_from_master(self.net.gate_parameters(), self.world)
         self.engine.average(self.step)
         return terms
 

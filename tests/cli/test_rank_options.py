@@ -96,7 +96,7 @@ def test_the_tables_say_what_the_file_says(run: RunDirectory, capsys) -> None:
         f"{human(row['params'])} {human(row['macs'])}"
         for row in rows[:5]
     ]
-    assert "8 of the candidates were added by evolution" in out.splitlines()
+    assert "8 candidates were added by evolution" in out.splitlines()
     tuned, certified, front = ranking["finetune"], ranking["certify"], ranking["front"]
     (line,) = [line for line in out.splitlines() if line.startswith("fine-tuned ")]
     assert line.startswith(f"fine-tuned 1 epochs ({tuned['images']:,} images, ")

@@ -44,10 +44,10 @@ def test_any_beginning_that_only_one_has(ids: None, wanted: str, found: str) -> 
     [
         ("abcd", "3 candidates of run begin with 'abcd': abcd10000, abcd12000, abcd2ffff", "--candidate abcd10"),
         ("0000", "00000000, .*00004+0000 and 2 more", "--candidate 00000"),
-        ("abce2", "no candidate of run begins with 'abce2'; did you mean abcd2", "candidates.jsonl"),
-        ("zzzz", "no candidate of run begins with 'zzzz'$", "candidates.jsonl"),
-        ("abc", "names no candidate: at least 4 characters", "candidates.jsonl"),
-        ("", "names no candidate: at least 4 characters", "candidates.jsonl"),
+        ("abce2", "no candidate of run begins with 'abce2'; did you mean abcd2", "leaderboard.jsonl"),
+        ("zzzz", "no candidate of run begins with 'zzzz'$", "leaderboard.jsonl"),
+        ("abc", "names no candidate: at least 4 characters", "leaderboard.jsonl"),
+        ("", "names no candidate: at least 4 characters", "leaderboard.jsonl"),
     ],
 )
 def test_any_other_is_refused_with_what_to_type(ids: None, wanted: str, message: str, hint: str) -> None:

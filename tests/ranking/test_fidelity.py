@@ -17,10 +17,9 @@ from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.ranking import fidelity
 from pgnas_cli.ranking.candidates import read_candidates, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
-from pgnas_cli.ranking.fidelity import agreement, certify, kendall_tau, spread
+from pgnas_cli.ranking.fidelity import FILE, agreement, certify, kendall_tau, spread
 from pgnas_cli.ranking.finetune import Trained
 from pgnas_cli.ranking.rank import rank
-from pgnas_cli.ranking.result import CERTIFIED
 from pgnas_cli.run import RunDirectory, read_jsonl
 from pgnas_cli.training.data import open_data
 from pgnas_cli.training.progress import TrainProgress
@@ -189,7 +188,7 @@ def test_what_was_trained_before_a_kill_is_not_trained_again(
     rows, candidates = rows_of(run), read_candidates(run)
     whole = certify(run, evaluator, candidates, rows, 4)
     assert len(trainings) == 4
-    path = run.rank_path / CERTIFIED
+    path = run.path / FILE
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]) + lines[2][:30])
     assert certify(run, evaluator, candidates, rows, 4) == whole
@@ -207,7 +206,7 @@ def test_what_was_trained_before_a_kill_is_not_trained_again(
 
 
 def test_a_damaged_file_names_itself(run: RunDirectory, evaluator: Evaluator) -> None:
-    path = run.rank_path / CERTIFIED
+    path = run.path / FILE
     path.write_text('{"id": "abcd"}\n')
     with pytest.raises(RunError, match=r"certify.jsonl: key 'settings' is missing") as error:
         certify(run, evaluator, read_candidates(run), rows_of(run), 3)
@@ -219,7 +218,7 @@ def test_a_real_certification_repeats_itself(run: RunDirectory, evaluator: Evalu
     evaluator.data = open_data("digits", limit_train=256)
     rows, candidates = rows_of(run), read_candidates(run)
     first = certify(run, evaluator, candidates, rows, 3, epochs=4)
-    (run.rank_path / CERTIFIED).unlink()
+    (run.path / FILE).unlink()
     second = certify(run, evaluator, candidates, rows, 3, epochs=4)
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
     assert first["images"] == 3 * 4 * 256

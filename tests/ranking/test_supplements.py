@@ -18,12 +18,11 @@ from pgnas_cli.ranking import fidelity, frontier, supplements
 from pgnas_cli.ranking import finetune as finetuning
 from pgnas_cli.ranking.candidates import ranked_candidates, read_candidates, sample, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
-from pgnas_cli.ranking.fidelity import certify, spread
+from pgnas_cli.ranking.fidelity import FILE, certify, spread
 from pgnas_cli.ranking.finetune import Trained, finetune
 from pgnas_cli.ranking.frontier import fronts
 from pgnas_cli.ranking.latency import Latency
 from pgnas_cli.ranking.rank import rank
-from pgnas_cli.ranking.result import CERTIFIED
 from pgnas_cli.ranking.supplements import Supplements
 from pgnas_cli.run import RunDirectory, read_json, read_jsonl
 from pgnas_cli.training.data import open_data
@@ -106,7 +105,7 @@ def without(found: dict, *names: str) -> dict:
 
 
 def scratch_ids(run: RunDirectory) -> list[str]:
-    return [row["id"] for row in read_jsonl(run.rank_path / CERTIFIED)]
+    return [row["id"] for row in read_jsonl(run.path / FILE)]
 
 
 # ---- what is there ----
@@ -192,11 +191,36 @@ def test_asked_for_otherwise_it_replaces_the_last_of_its_kind(run: RunDirectory,
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"confidence": 0.9}, {"budget": 0.9}, {"evolve": 2}, {"force": True}],
+    ("options", "named"),
+    [({"confidence": 0.9}, "confidence"), ({"budget": 0.9, "seed": 3}, "budget and seed"), ({"evolve": 2}, "evolve")],
     ids=str,
 )
-def test_by_another_method_everything_is_compared_again(
+def test_another_method_does_not_replace_a_ranking_that_is_to_be_added_to(
+    run: RunDirectory, trained: list[int], compared: Counter[str], options: dict, named: str
+) -> None:
+    rank(run, device="cpu", finetune=1)
+    before = files_of(run)
+    compared.clear()
+    with pytest.raises(UsageError, match=f"the last ranking was made with another {named}$") as error:
+        rank(run, device="cpu", certify=3, **options)
+    assert "--force" in error.value.hint
+    assert not compared
+    assert files_of(run) == before
+
+
+def test_what_evolution_has_found_is_added_to_without_its_options(
+    run: RunDirectory, trained: list[int], compared: Counter[str]
+) -> None:
+    first = rank(run, device="cpu", evolve=6)
+    compared.clear()
+    ranking = rank(run, device="cpu", front=True)
+    assert compared["outcomes"] == compared["test"] == 0
+    assert without(ranking, "front") == without(first, "front")
+    assert (run.rank_path / "candidates.jsonl").is_file()
+
+
+@pytest.mark.parametrize("options", [{"force": True}, {"force": True, "evolve": 2}], ids=str)
+def test_by_force_everything_is_compared_again(
     run: RunDirectory, trained: list[int], compared: Counter[str], options: dict
 ) -> None:
     rank(run, device="cpu", finetune=1)
@@ -229,11 +253,12 @@ def test_what_was_trained_from_scratch_survives_a_new_ranking(run: RunDirectory,
     assert scratch_ids(run) == ids
     assert rank(run, device="cpu", certify=3)["certify"] == first["certify"]
     assert len(trained) == 3
-    ranking = rank(run, device="cpu", certify=3, evolve=6)
+    ranking = rank(run, device="cpu", certify=3, evolve=6, force=True)
     chosen = {row["id"] for row in ranking["certify"]["candidates"]}
     assert len(trained) == 3 + len(chosen - set(ids))
     sample(run, n=8, seed=1, force=True)
-    assert not run.rank_path.exists()  # a new sample begins anew
+    assert not run.rank_path.exists()  # a new sample begins anew, but for what was trained
+    assert rank(run, device="cpu", certify=3)["certify"] == first["certify"]
 
 
 # ---- interruptions ----
@@ -309,7 +334,9 @@ def test_bad_numbers_are_refused_before_anything_is_done(
     assert files_of(run) == before
 
 
-@pytest.mark.parametrize(("options", "most"), [({}, 8), ({"evolve": 4}, 12), ({"force": True}, 8)], ids=str)
+@pytest.mark.parametrize(
+    ("options", "most"), [({}, 8), ({"evolve": 4, "force": True}, 8), ({"force": True}, 8)], ids=str
+)
 def test_more_than_there_will_be_cannot_be_certified(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, options: dict, most: int
 ) -> None:
