@@ -100,7 +100,7 @@ def rank(
         wanted.check(ranking["candidates"])
     else:
         run.begin("rank", force=force)
-        wanted.check(len(read_candidates(run)))
+        wanted.check(len(read_candidates(run)) + evolve)
         _check_evolution(run, asked)
         request = _Request(asked, data_dir, workers)
         if devices.procs == 1 and not distributed.is_launched():

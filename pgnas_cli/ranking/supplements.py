@@ -108,6 +108,7 @@ def supplement(
         way = Way(way.channels_last)
     evaluator = Evaluator(sampled_supernet(run, device), data, device, recalibrate=ranking["recalibrate"], way=way)
     candidates, rows = ranked_candidates(run), read_jsonl(run.rank_path / LEADERBOARD)
+    wanted.check(len(rows))  # evolution may have found fewer than it was to add
     winner = next(candidate for candidate in candidates if candidate.id == ranking["winner"])
     confidence = ranking["confidence"]
 

@@ -13,7 +13,7 @@ from pgnas_cli.export.choice import choose, find_candidate, selection_accuracy
 from pgnas_cli.export.export import export
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.intervals import wilson
-from pgnas_cli.run import RunDirectory, read_json, read_jsonl, write_jsonl
+from pgnas_cli.run import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 
 
 def leaderboard(run: RunDirectory) -> list[dict]:
@@ -130,3 +130,20 @@ def test_an_estimate_of_a_race_is_not_given_as_an_accuracy(run: RunDirectory) ->
     write_jsonl(run.rank_path / "leaderboard.jsonl", rows)
     assert selection_accuracy(run, rows[1]["id"]) is None
     assert selection_accuracy(run, rows[2]["id"]) == wilson(rows[2]["correct"], rows[2]["n"]).to_json()
+
+
+def test_at_goes_by_the_front_where_there_is_one(run: RunDirectory) -> None:
+    """Its accuracies are exact, those of a race's leaderboard may be estimates."""
+    path = run.rank_path / "ranking.json"
+    rows = leaderboard(run)
+    by_size = sorted(rows, key=lambda row: row["params"])
+    small, large = by_size[0], by_size[-1]
+    points = [
+        {"id": row["id"], "selection_accuracy": {"value": value, "n": 200}}
+        for row, value in ((small, 0.5), (large, 0.4))
+    ]
+    write_json(path, {**read_json(path), "front": {"points": points}})
+    assert choose(run, rows[0]["id"], at=str(large["params"])).candidate.id == small["id"]
+    partial = [{**row, "n": 3, "correct": 2} if row["id"] == small["id"] else row for row in rows]
+    write_jsonl(run.rank_path / "leaderboard.jsonl", partial)
+    assert selection_accuracy(run, small["id"]) == wilson(100, 200).to_json()

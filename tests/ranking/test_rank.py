@@ -218,6 +218,7 @@ def test_ranking_before_sampling_names_the_command(run: RunDirectory) -> None:
     [
         ({"method": "luck"}, "--method"),
         ({"recalibrate": -1}, "--recalibrate"),
+        ({"seed": -1}, "--seed"),
         ({"confidence": 1.0}, "--confidence"),
         ({"margin": 1.5}, "--margin"),
         ({"margin": -0.1}, "--margin"),

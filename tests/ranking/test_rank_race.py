@@ -180,3 +180,14 @@ def test_whether_building_repays_is_measured(run: RunDirectory, monkeypatch: pyt
 def test_what_auto_means(method: Method, candidates: int, images: int, name: str, budget: float | None) -> None:
     found = method.resolved(candidates, images)
     assert (found.name, found.budget) == (name, budget)
+
+
+def test_answers_of_another_training_of_as_many_steps_are_not_reused(
+    many: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint has the same name, and the same masks may be drawn."""
+    monkeypatch.setattr(Journal, "close", lambda self: None)
+    rank(many, device="cpu", method="exhaustive")
+    assert rank(many, device="cpu", method="exhaustive")["images_resumed"] == 40 * 200
+    many.finish("train", {**many.require("train"), "finished": "2026-01-01T00:00:00Z"})
+    assert rank(many, device="cpu", method="exhaustive")["images_resumed"] == 0

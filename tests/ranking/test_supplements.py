@@ -335,7 +335,7 @@ def test_bad_numbers_are_refused_before_anything_is_done(
 
 
 @pytest.mark.parametrize(
-    ("options", "most"), [({}, 8), ({"evolve": 4, "force": True}, 8), ({"force": True}, 8)], ids=str
+    ("options", "most"), [({}, 8), ({"evolve": 4, "force": True}, 12), ({"force": True}, 8)], ids=str
 )
 def test_more_than_there_will_be_cannot_be_certified(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, options: dict, most: int
@@ -372,7 +372,7 @@ def test_after_an_export_supplements_are_added_without_force(run: RunDirectory, 
     exported = {path: data for path, data in files_of(run).items() if path.parts[0] == "export"}
     with pytest.raises(RunError, match="export already used what rank wrote"):
         rank(run, device="cpu")
-    with pytest.raises(RunError, match="export already used what rank wrote"):
+    with pytest.raises(UsageError, match="another confidence"):
         rank(run, device="cpu", front=True, confidence=0.9)
     ranking = rank(run, device="cpu", front=True, certify=3, finetune=1)
     assert ranking.keys() >= {"front", "certify", "finetune"}
