@@ -179,7 +179,7 @@ def test_train(at, capsys, tmp_path: Path, arguments: str, code: int, message: s
         ("sampled", "rank --method luck", 2, "--method 'luck'", "--method race"),
         ("sampled", "rank --recalibrate -1", 2, "--recalibrate -1", "--recalibrate"),
         ("sampled", "rank --gpus 7", 2, "there is no GPU 7", "devices here: "),
-        ("ranked", "export --candidate zz", 2, "no candidate", "candidates.jsonl"),
+        ("ranked", "export --candidate zz", 2, "no candidate", "leaderboard.jsonl"),
         ("ranked", "export --layout thin", 2, "--layout 'thin'", "--layout gather"),
         ("ranked", "export --output run", 2, "no pgnas artifact", "--output"),
     ],
