@@ -147,6 +147,28 @@ def load_trained(run: RunDirectory, checkpoint: str) -> Supernet:
     return net.eval()
 
 
+def load_surrogates(net: Supernet, path: Path) -> None:
+    """Give a supernet on the meta device the trained weights of its surrogates, and nothing else.
+
+    Raises:
+        RunError: the file is missing, damaged or of another network.
+    """
+    from torch import nn
+
+    from pgnas_cli.supernet.surrogate import SurrogateConv2d
+
+    layers = {name: layer for name, layer in net.search_layers.items() if isinstance(layer, SurrogateConv2d)}
+    if not layers:
+        return
+    hint = "pgnas train --force trains again"
+    tensors, _ = load_tensors(path, hint=hint, names=[f"backbone.{name}.weight" for name in layers])
+    for name, layer in layers.items():
+        weight = tensors[f"backbone.{name}.weight"]
+        if weight.shape != layer.weight.shape:
+            raise RunError(f"{path}: the tensor backbone.{name}.weight has shape {list(weight.shape)}", hint)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+
+
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Strict load; a mismatch names the first tensor that does not fit.
 

@@ -347,11 +347,11 @@ def replace_folder(new: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def load_tensors(path: Path, *, hint: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Tensors and metadata of a safetensors file on the CPU.
+def load_tensors(path: Path, *, hint: str, names: Iterable[str] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and metadata of a safetensors file on the CPU; of `names` only, if they are given.
 
     Raises:
-        RunError: the file is missing, truncated or not a safetensors file.
+        RunError: the file is missing, truncated or not a safetensors file, or lacks a tensor that is named.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -359,7 +359,8 @@ def load_tensors(path: Path, *, hint: str) -> tuple[dict[str, Any], dict[str, st
         raise RunError(f"{path} is missing", hint)
     try:
         with safe_open(path, "pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a mapping
+            wanted = file.keys() if names is None else names
+            return {name: file.get_tensor(name) for name in wanted}, dict(file.metadata() or {})
     except (SafetensorError, ValueError, OSError) as error:
         raise RunError(f"{path} is damaged or truncated ({error})", hint) from None
 

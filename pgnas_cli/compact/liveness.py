@@ -164,9 +164,8 @@ def count(graph: ChannelGraph, liveness: Liveness[T]) -> Cost[Any]:
         if demand is None:
             continue
         if node.geometry is not None:
-            weights, biases = _operation_size(node, demand, liveness)
-            params = params + weights * node.geometry.taps + biases
-            macs = macs + weights * (node.geometry.taps * node.geometry.positions)
+            operation_params, operation_macs = operation_cost(node, liveness)
+            params, macs = params + operation_params, macs + operation_macs
         elif node.kind in ("norm", "attr"):
             if node.params:
                 params = params + algebra.total(liveness.live(node.index)) * node.params
@@ -178,6 +177,14 @@ def count(graph: ChannelGraph, liveness: Liveness[T]) -> Cost[Any]:
     for size, used in shared.values():
         params = params + algebra.total(used) * size
     return Cost(params, macs)
+
+
+def operation_cost(node: ChannelNode, liveness: Liveness[T]) -> tuple[Any, Any]:
+    """(parameters, MACs) of one convolution or linear layer that somebody needs, without the norm behind it."""
+    geometry, demand = geometry_of(node), liveness.demand[node.index]
+    assert demand is not None, node
+    weights, biases = _operation_size(node, demand, liveness)
+    return weights * geometry.taps + biases, weights * (geometry.taps * geometry.positions)
 
 
 def _operation_size(node: ChannelNode, demand: Any, state: Liveness[Any]) -> tuple[Any, Any]:
