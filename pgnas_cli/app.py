@@ -16,7 +16,9 @@ from pgnas_cli.commands.export import export
 from pgnas_cli.commands.inflate import inflate
 from pgnas_cli.commands.quickstart import quickstart
 from pgnas_cli.commands.rank import rank
+from pgnas_cli.commands.report import report
 from pgnas_cli.commands.sample import sample
+from pgnas_cli.commands.show import show
 from pgnas_cli.commands.status import status
 from pgnas_cli.commands.train import train
 from pgnas_cli.commands.verify import verify
@@ -28,9 +30,11 @@ _COMMANDS: dict[str, Any] = {
     "train": train,
     "sample": sample,
     "rank": rank,
+    "report": report,
     "export": export,
     "verify": verify,
     "status": status,
+    "show": show,
     "zoo": zoo_app,
     "doctor": doctor,
 }

@@ -19,18 +19,34 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pgnas_cli.units import human as human
+from pgnas_cli.units import percent as percent
+from pgnas_cli.units import seconds as seconds
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.table import Table
+    from rich.text import Text
 
 Justify = Literal["left", "right", "center"]
 Metrics = Mapping[str, float | str]
 Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Column names, and rows of as many cells."""
 
+
+@dataclasses.dataclass(frozen=True)
+class Styled:
+    """A text with one of rich's styles, such as "dim", which only a terminal shows."""
+
+    text: str
+    style: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 _UNWRAPPED = 10_000  # columns when stdout is no terminal: a table is as wide as its content
-_UNITS = "kMGT"
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, when stderr is no terminal
 
 
@@ -49,8 +65,9 @@ class Bar(Protocol):
 
         Args:
             advance, completed: where the bar is.
-            metrics: label -> value, shown beside it; None leaves them.
-            below: a table that a terminal shows under the bar while it moves; None leaves it.
+            metrics: label -> value, shown under it; None leaves them.
+            below: a table that a terminal shows under the bar while it moves; None leaves it. A narrow terminal shows
+                its first columns.
         """
 
 
@@ -105,10 +122,17 @@ class Output:
         """Columns that a table may take: the terminal's; where stdout is none, more than any table needs."""
         return _stdout().width
 
-    def line(self, text: str = "") -> None:
-        """Print one line of data. Nothing with --json."""
+    @property
+    def blocks(self) -> bool:
+        """Whether stdout can show block characters; an encoding such as ASCII cannot."""
+        return (sys.stdout.encoding or "ascii").lower().startswith("utf")
+
+    def line(self, *parts: str | Styled) -> None:
+        """Print one line of data, the parts one after the other. Nothing with --json."""
+        from rich.text import Text
+
         if not self.json:
-            _stdout().print(text, soft_wrap=True)
+            _stdout().print(Text.assemble(*map(_text, parts)), soft_wrap=True)
 
     def result(self, obj: object, render: Callable[[], None]) -> None:
         """Print `obj` as the JSON document with --json, else call `render`. Once per command."""
@@ -172,16 +196,21 @@ class Output:
         from rich.console import Group
         from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.table import Column
 
         def text(field: str) -> TextColumn:
             return TextColumn("{task.fields[" + field + "]}", markup=False)
 
         console = _stderr()
-        columns = (text("title"), BarColumn(), text("count"), TimeElapsedColumn(), TimeRemainingColumn())
-        progress = Progress(*columns, text("metrics"), console=console)
-        task = progress.add_task("", total=total, title=title, count=_count(0, total, unit), metrics="")
+        times = (kind(table_column=Column(no_wrap=True)) for kind in (TimeElapsedColumn, TimeRemainingColumn))
+        progress = Progress(text("title"), BarColumn(), text("count"), *times, console=console)
+        task = progress.add_task("", total=total, title=title, count=_count(0, total, unit))
         bar = _RichBar(progress, task, unit)
-        with Live(get_renderable=lambda: Group(progress, *bar.below), console=console, refresh_per_second=10):
+
+        def drawn() -> Group:
+            return Group(progress, *bar.metrics, *bar.below)
+
+        with Live(get_renderable=drawn, console=console, refresh_per_second=10):
             self._live = console
             try:
                 yield bar
@@ -211,6 +240,7 @@ class _NoBar:
 class _RichBar:
     def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
         self._progress, self._task, self._unit = progress, task, unit
+        self.metrics: list[Text] = []
         self.below: list[Table] = []
 
     def update(
@@ -223,11 +253,11 @@ class _RichBar:
     ) -> None:
         task = self._progress.tasks[self._task]
         done = task.completed + advance if completed is None else completed
-        shown = task.fields["metrics"] if metrics is None else _metrics(metrics)
-        count = _count(done, task.total, self._unit)
-        self._progress.update(self._task, completed=done, count=count, metrics=shown)
+        self._progress.update(self._task, completed=done, count=_count(done, task.total, self._unit))
+        if metrics is not None:
+            self.metrics = [_text(_metrics(metrics))]
         if below is not None:
-            self.below = [_grid(*below)]
+            self.below = [_fitting(below, self._progress.console)]
 
 
 class _LineBar:
@@ -262,37 +292,6 @@ class _LineBar:
 console = Output()
 
 
-# how numbers are written -----------------------------------------------------------------------------------
-
-
-def human(n: float) -> str:
-    """A count in three digits: 44_400_000 -> `44.4 M`, 193_000 -> `193 k`, 512 -> `512`."""
-    if abs(n) < 999.5:
-        return f"{n:.0f}" if float(n).is_integer() or abs(n) >= 100 else f"{n:.3g}"
-    power = 1
-    while abs(n) >= 999.5 * 1000**power and power < len(_UNITS):
-        power += 1
-    scaled = n / 1000**power
-    decimals = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
-    return f"{scaled:.{decimals}f} {_UNITS[power - 1]}"
-
-
-def percent(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A fraction in percent, with its interval if both ends are given: `97.25 % (95.1-98.5)`."""
-    text = f"{100 * value:.2f} %"
-    return text if low is None or high is None else f"{text} ({100 * low:.1f}-{100 * high:.1f})"
-
-
-def seconds(duration: float) -> str:
-    """A duration: `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 05 min`."""
-    if duration < 59.95:
-        return f"{duration:.2f} s" if duration < 9.995 else f"{duration:.1f} s"
-    whole = round(duration)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 # helpers ---------------------------------------------------------------------------------------------------
 
 
@@ -305,8 +304,25 @@ def _grid(columns: Sequence[str], rows: Iterable[Sequence[object]], justify: Seq
     for index, column in enumerate(columns):
         table.add_column(column, justify=justify[index] if index < len(justify) else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("-") if cell is None else _text(cell) for cell in row))
     return table
+
+
+def _fitting(grid: Grid, console: Console) -> Table:
+    """The table with as many of its columns as fit side by side; two of them in any case."""
+    columns, rows = grid
+    unbounded = console.options.update(max_width=_UNWRAPPED)
+    for count in range(len(columns), 2, -1):
+        table = _grid(columns[:count], [row[:count] for row in rows])
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            return table
+    return _grid(columns[:2], [row[:2] for row in rows])
+
+
+def _text(value: object) -> Text:
+    from rich.text import Text
+
+    return Text(str(value), style=value.style if isinstance(value, Styled) else "")
 
 
 def _stdout() -> Console:

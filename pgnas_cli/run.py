@@ -8,6 +8,7 @@
       rank/                    leaderboard.jsonl, ranking.json, candidates.* of evolution
       certify.jsonl            candidates trained from scratch, for every ranking to come
       export/
+      report.html                what `pgnas report` makes of all this, and with --figures figures/
 
 Every write is atomic: a temporary file beside the target, fsync, rename. A reader sees the old file or the
 new one, never half of one.

@@ -43,7 +43,7 @@ ORDER = (
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 SAME_ROOM = {"timm_models": "export"}  # beside export: the two may import each other
 PRINTING = ("__main__", "app", "commands")  # the only ones that may import console
-FOR_ALL = ("errors", "templates")
+FOR_ALL = ("errors", "templates", "units")
 ZOO = ("plugin", "supernet", "errors")  # what a plugin builds on
 LIGHT = (
     "__init__",
@@ -61,6 +61,7 @@ LIGHT = (
     "restore",
     "run",
     "scaffold",
+    "units",
 )
 
 
@@ -110,7 +111,7 @@ def why_not(room: str, target: str, known: set[str]) -> str:
     if wanted == "console":
         return "" if room in PRINTING else "only app and commands print"
     if room == "console":
-        return "console imports only errors"
+        return "console imports only errors and units"
     if room not in LEVEL or wanted not in LEVEL:
         return f"{room if room not in LEVEL else wanted} has no place in the order"
     if LEVEL[room] < LEVEL[wanted] or SAME_ROOM.get(room, room) == SAME_ROOM.get(wanted, wanted):
@@ -168,7 +169,7 @@ def test_no_import_goes_against_the_order() -> None:
         ("pgnas_cli/run.py", "from pgnas_cli.recipe import Recipe", "run stands beside recipe"),
         ("pgnas_cli/recipe/data.py", "import pgnas_cli.plugin", "recipe stands beside plugin"),
         ("pgnas_cli/training/loop.py", "from pgnas_cli.console import console", "only app and commands print"),
-        ("pgnas_cli/console.py", "from pgnas_cli.run import RunDirectory", "console imports only errors"),
+        ("pgnas_cli/console.py", "from pgnas_cli.run import RunDirectory", "console imports only errors and units"),
         ("pgnas_cli/commands/train.py", "from pgnas_cli.app import app", "commands stands right of app"),
         ("pgnas_cli/errors.py", "from pgnas_cli.run import RunDirectory", "errors stands right of run"),
         ("pgnas_cli/utils.py", "from pgnas_cli.run import RunDirectory", "utils has no place in the order"),

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from pgnas_cli.commands._completion import complete_recipe
+from pgnas_cli.recipe.options import KEYS
+from pgnas_cli.recipe.options import flag as flag
 
 _POSTERIOR, _WEIGHTS, _IMAGES, _DEVICES = "Posterior", "Weights", "Images", "Devices and speed"
 
@@ -188,45 +190,7 @@ TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write train/tensorboard too.", rich_help_panel=_DEVICES)
 ]
 
-KEYS = {
-    "data": "data.name",
-    "limit_train": "data.limit_train",
-    "selection": "data.selection",
-    "batch_size": "data.batch_size",
-    "mixup": "data.mixup",
-    "cutmix": "data.cutmix",
-    "rand_augment": "data.rand_augment",
-    "random_erasing": "data.random_erasing",
-    "cutout": "data.cutout",
-    "epochs": "schedule.epochs",
-    "schedule": "schedule.name",
-    "lr": "optimizer.lr",
-    "clip": "optimizer.clip",
-    "ema": "optimizer.ema",
-    "label_smoothing": "objective.label_smoothing",
-    "target_params": "budget.target_params",
-    "target_macs": "budget.target_macs",
-    "target_latency": "budget.target_latency",
-    "granularity": "objective.granularity",
-    "prior_drop": "objective.prior_drop",
-    "temperature": "objective.temperature",
-    "gate_optimizer": "optimizer.gate_optimizer",
-    "gate_lr": "optimizer.gate_lr",
-    "amp": "compute.amp",
-    "channels_last": "compute.channels_last",
-    "compile": "compute.compile",
-    "accumulate": "compute.accumulate",
-    "sync_bn": "compute.sync_bn",
-    "seed": "seed",
-}
-"""Option (as a parameter of the command) -> key of the recipe."""
-
 
 def changes(parameters: dict[str, Any]) -> dict[str, Any]:
     """{key of the recipe: value} of the options that were typed."""
     return {key: parameters[name] for name, key in KEYS.items() if parameters[name] is not None}
-
-
-def flag(key: str) -> str:
-    """The option that sets a key of the recipe."""
-    return "--" + next(name for name, target in KEYS.items() if target == key).replace("_", "-")

@@ -83,20 +83,22 @@ def inflate(
     )
     result = _result(net, wanted)
     given = {"num_classes": classes, "in_chans": in_chans, "img_size": img_size}
-    options = _entered(net, given, pretrained=pretrained, weights=weights)
+    options = _entered(net, given, pretrained=pretrained, weights=weights, symmetry_noise=symmetry_noise)
     created = restore.create_run(net, run, options={**options, "seconds": time.perf_counter() - started})
     result = {"run": str(created.path), **result, "seconds": time.perf_counter() - started}
     console.result(result, lambda: _render(result))
     console.next_command(_following(created.path, result["recipe"], newest=run is None))
 
 
-def _entered(net: Supernet, given: dict[str, int | None], *, pretrained: bool, weights: Path | None) -> dict[str, Any]:
+def _entered(
+    net: Supernet, given: dict[str, int | None], *, pretrained: bool, weights: Path | None, symmetry_noise: float
+) -> dict[str, Any]:
     """What the manifest keeps of how the supernet was made, beside its description."""
     return {
         "explicit": [name for name, value in given.items() if value is not None],
         "pretrained": pretrained,
         "weights": None if weights is None else str(weights.absolute()),
-        **({} if net.inherited is None else asdict(net.inherited)),
+        **({} if net.inherited is None else {"symmetry_noise": symmetry_noise, **asdict(net.inherited)}),
     }
 
 

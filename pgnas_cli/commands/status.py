@@ -1,94 +1,202 @@
-"""`pgnas status`: what a run holds, and what comes next."""
+"""`pgnas status`: what a run holds, whether it is going well, and what comes next."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from pgnas_cli.commands import _standing
+from pgnas_cli.commands._bars import bar, curve, parts
 from pgnas_cli.commands._options import RunOption
 from pgnas_cli.commands._ranking import interval
-from pgnas_cli.console import console, human, percent
-from pgnas_cli.errors import RunError
-from pgnas_cli.run import STAGES, RunDirectory, expect, read_json, read_jsonl
+from pgnas_cli.console import Styled, console, human, percent, seconds
+from pgnas_cli.run import STAGES, RunDirectory
+
+Row = dict[str, Any]
+_STATES = {"done": "green", "running": "cyan", "unfinished": "yellow", "to do": "dim"}
+_WIDEST, _BESIDE = 30, 16
+"""Characters of a bar at most; and of what stands left of it in a narrow terminal."""
+_NAMES = {"params": "parameters", "macs": "MACs", "latency": "latency"}
 
 
 def status(run: RunOption = None) -> None:
-    """Show what a run holds and what comes next."""
+    """Show what a run holds, how its training goes, and what comes next."""
     found = RunDirectory.open(run)
     manifest = found.manifest()
-    stages: dict[str, Any] = manifest["stages"]
-    unfinished = "train" not in stages and (found.train_path / "recipe.toml").is_file()
-    upcoming = found.next_stage()
-    command = None
-    if upcoming is not None:
-        command = f"pgnas {upcoming}{' --resume' if upcoming == 'train' and unfinished else ''}"
-        if run is not None:
-            command += f" --run {run}"
-    ranking_path = found.rank_path / "ranking.json"
-    hint = f"pgnas rank --force --run {found.path}"
-    ranking = read_json(ranking_path, hint=hint) if "rank" in stages else None
-    if ranking is not None:
-        expect(ranking, "winner", str, ranking_path, hint=hint)
-        expect(ranking, "test_accuracy", dict, ranking_path, hint=hint)
-    warnings = _warnings(found)
+    stages: Row = manifest["stages"]
+    log = _standing.log_rows(found)
+    training = _standing.training(found, stages, log)
+    unfinished = training is not None and not training["finished"]
+    running = training is not None and training["running"]
     result = {
         "run": str(found.path),
         "model": manifest["model"],
         "created": manifest["created"],
         "stages": stages,
         "unfinished": unfinished,
-        "ranking": ranking,
-        "warnings": warnings,
-        "next": command,
+        "training": training,
+        "ranking": _standing.ranking(found, stages),
+        "export": _standing.exported(found, stages),
+        "warnings": _standing.warnings(log),
+        "next": None if running else _next(found, run is not None, unfinished),
     }
-
-    def render() -> None:
-        rows = []
-        for name in STAGES:
-            record = stages.get(name)
-            state = "done" if record else "unfinished" if name == "train" and unfinished else "to do"
-            rows.append([name, state, "" if record is None else _detail(name, record, ranking)])
-        console.table(f"{found.path}: {manifest['model'].get('arch')}", ["stage", "", "result"], rows)
-        if warnings:
-            shown = [[str(warning["epoch"]), warning["message"], warning["hint"]] for warning in warnings]
-            console.table("warnings of the training", ["epoch", "warning", "what helps"], shown)
-
-    console.result(result, render)
-    if command is not None:
-        console.next_command(command)
+    console.result(result, lambda: _render(result))
+    if result["next"] is not None:
+        console.next_command(result["next"])
 
 
-def _warnings(run: RunDirectory) -> list[dict[str, Any]]:
-    """What the last training, also an unfinished one, had to say about the gates, with the epoch.
-
-    Raises:
-        RunError: its log is damaged.
-    """
-    path = run.train_path / "log.jsonl"
-    if not path.is_file():
-        return []
-    hint = f"pgnas train --resume --run {run.path} goes on, pgnas train --force trains again"
-    found = []
-    for row in read_jsonl(path, hint=hint, whole_lines=True):
-        for warning in expect(row, "warnings", list, path, hint=hint) if "warnings" in row else ():
-            if not isinstance(warning, dict):
-                raise RunError(f"{path}: warnings should be objects, not {warning!r}", hint)
-            texts = {key: expect(warning, key, str, path, hint=hint) for key in ("kind", "message", "hint")}
-            found.append({"epoch": expect(row, "epoch", int, path, hint=hint), "gate": warning.get("gate"), **texts})
-    return found
+def _next(found: RunDirectory, named: bool, unfinished: bool) -> str | None:
+    """The command of the first stage that is not done; None after the last."""
+    upcoming = found.next_stage()
+    if upcoming is None:
+        return None
+    resume = " --resume" if upcoming == "train" and unfinished else ""
+    return f"pgnas {upcoming}{resume}" + (f" --run {found.path}" if named else "")
 
 
-def _detail(name: str, record: dict[str, Any], ranking: dict[str, Any] | None) -> str:
+def _render(result: Row) -> None:
+    training, ranking, exported = result["training"], result["ranking"], result["export"]
+    rows: list[list[str | Styled]] = []
+    for name in STAGES:
+        state = "done" if name in result["stages"] else "to do"
+        if name == "train" and result["unfinished"]:
+            state = "running" if training["running"] else "unfinished"
+        rows.append([name, Styled(state, _STATES[state]), _stage(name, result)])
+    console.table(f"{result['run']}: {result['model'].get('arch')}", ["stage", "", "result"], rows)
+    if training is not None:
+        _section("training", _training(training))
+    if ranking is not None:
+        _section("ranking", _ranking(ranking, result["stages"]))
+    if exported is not None:
+        _section("export", _export(exported, result["stages"]["export"]))
+    if result["warnings"]:
+        shown = [[str(warning["epoch"]), warning["message"], warning["hint"]] for warning in result["warnings"]]
+        console.line()
+        console.table("warnings of the training", ["epoch", "warning", "what helps"], shown)
+
+
+def _section(title: str, rows: list[list[str | Styled]]) -> None:
+    if rows:
+        console.line()
+        console.table("", [title, ""], rows)
+
+
+def _stage(name: str, result: Row) -> str:
+    """A stage in a few words."""
+    record, training = result["stages"].get(name), result["training"]
+    if record is None:
+        begun = name == "train" and training is not None
+        return f"epoch {training['epoch']} of {training['epochs']}" if begun else ""
     if name == "inflate":
         return f"{human(record['params'])} parameters, {human(record['macs'])} MACs"
     if name == "train":
-        share = record["expected_params"] / record["params"]
         accuracy = record["selection_accuracy"]
         shown = "-" if accuracy is None else percent(accuracy)
+        share = record["expected_params"] / record["params"]
         return f"{record['epochs']} epochs, E[parameters] {share:.3f} of the supernet, selection {shown}"
     if name == "sample":
         return f"{record['candidates']} candidates ({record['strategy']})"
-    if name == "rank" and ranking is not None:
-        return f"winner {ranking['winner']}: test {interval(ranking['test_accuracy'])}"
-    if name == "export":
-        return f"{record['path']}: {human(record['params'])} parameters"
-    return ""
+    if name == "rank":
+        return f"winner {result['ranking']['winner']}: test {interval(result['ranking']['test_accuracy'])}"
+    return f"{record['path']}: {human(record['params'])} parameters"
+
+
+# ---- the training ------------------------------------------------------------------------------------------
+
+
+def _training(found: Row) -> list[list[str | Styled]]:
+    width = max(8, min(_WIDEST, console.width - _BESIDE))
+    rows: list[list[str | Styled]] = []
+    if not found["finished"]:
+        left = "" if found["seconds_left"] is None else f", about {seconds(found['seconds_left'])} left"
+        share = found["epoch"] / found["epochs"]
+        rows.append(["epochs", f"{bar(share, width)} {found['epoch']} of {found['epochs']}{left}"])
+        rows.append(_sign(found))
+    if (accuracy := found["selection_accuracy"]) is not None:
+        last = "unusable masks" if accuracy["last"] is None else percent(accuracy["last"])
+        best = f"best {percent(accuracy['best'])} after epoch {accuracy['best_epoch']}"
+        rows.append(["selection", f"{curve(accuracy['epochs'], width)} {last}, {best}"])
+    if found["cost"] is not None:
+        rows.append([f"E[{_NAMES[found['cost']['unit']]}]", _cost(found["cost"], width, finished=found["finished"])])
+    if found["posterior"] is not None:
+        rows += _posterior(found["posterior"], width)
+    if found["images_per_second"] is not None:
+        each = "" if found["seconds_per_epoch"] is None else f", {seconds(found['seconds_per_epoch'])} an epoch"
+        rows.append(["speed", f"{human(found['images_per_second'])} images/s{each}"])
+    return rows
+
+
+def _sign(found: Row) -> list[str | Styled]:
+    """How long ago a training that is not finished wrote its last line."""
+    ago = f"{found['age']:.0f} s ago" if found["age"] < 60 else f"{seconds(found['age'])} ago"
+    name, said = ("last epoch", f"finished {ago}") if found["epoch"] else ("begun", f"{ago}, no epoch is finished yet")
+    return [name, said if found["running"] else Styled(f"{said}: the training has stopped, or hangs", "yellow")]
+
+
+def _cost(found: Row, width: int, *, finished: bool) -> str:
+    """What is expected, of the whole, with a mark at the target."""
+    shown: Callable[[float], str] = _milliseconds if found["unit"] == "latency" else human
+    expected, target = found["expected"], found["target"]
+    whole = found["whole"] or max(expected, target or 0.0)
+    drawn = bar(expected / whole, width, mark=None if target is None else target / whole)
+    text = f"{drawn} {shown(expected)}" + (f" of {shown(whole)}" if found["whole"] else "")
+    if target is None:
+        return text
+    off = f"{100 * (expected / target - 1):+.1f} %"
+    return f"{text}, target {shown(target)} ({off})" + ("" if finished else f", in the end {found['goal']}")
+
+
+def _milliseconds(duration: float) -> str:
+    return f"{1e3 * duration:.3g} ms"
+
+
+def _posterior(found: Row, width: int) -> list[list[str | Styled]]:
+    if found["fixed"] is not None:
+        return [["posterior", f"none: every group is dropped at the rate {found['fixed']:.3f}"]]
+    if found["committed"] is not None:
+        kept = f"{100 * found['kept']:.0f} % of {found['groups']:,} groups"
+        return [["posterior", f"committed to one candidate after epoch {found['committed']}: {kept} kept"]]
+    text = (
+        f"{parts(found['kept'], found['open'], width)} {100 * found['kept']:.0f} % of {found['groups']:,} groups "
+        f"kept (p < {_standing.LOW}), {100 * found['open']:.0f} % open, {100 * found['dropped']:.0f} % dropped "
+        f"(p > {_standing.HIGH})"
+    )
+    return [["posterior", text], ["", f"mean p {found['mean']:.3f}, entropy {found['entropy']:.3f} bits a group"]]
+
+
+# ---- what comes after --------------------------------------------------------------------------------------
+
+
+def _ranking(found: Row, stages: Row) -> list[list[str | Styled]]:
+    from pgnas_cli.report.numbers import estimate
+
+    share = found["params"] / stages["train"]["params"]
+    rows: list[list[str | Styled]] = [
+        ["winner", f"{found['winner']}, {human(found['params'])} parameters, {100 * share:.1f} % of the supernet"],
+        ["accuracy", f"test {interval(found['test_accuracy'])}, selection {interval(found['selection_accuracy'])}"],
+    ]
+    if found["method"] == "race":
+        cost = 100 * found["images"] / found["images_exhaustive"]
+        margin = f"no candidate is more than {100 * found['margin']:.2f} points above it"
+        rows.append(["margin", f"{margin} ({100 * found['confidence']:g} %); {cost:.1f} % of all images read"])
+    if "front" in found:
+        rows.append(["front", f"{len(found['front']['points'])} networks"])
+    if "certify" in found:
+        tau = estimate(found["certify"]["tau"]).text
+        regret = estimate(found["certify"]["regret_at_1"], times=100, unit=" points").text
+        rows.append(["certified", f"{found['certify']['k']} trained from scratch: Kendall tau {tau}, regret {regret}"])
+    if "finetune" in found:
+        tuned = found["finetune"]
+        rows.append(["fine-tuned", f"{tuned['epochs']} epochs: test {interval(tuned['test_accuracy'])}"])
+    return rows
+
+
+def _export(found: Row, record: Row) -> list[list[str | Styled]]:
+    if not found["found"]:
+        return [["where", Styled(f"{found['path']} is not there any more", "yellow")]]
+    proof = "with its proof, pgnas verify replays it" if found["proof"] else Styled("without its proof", "yellow")
+    return [
+        ["where", found["path"]],
+        ["size", f"{human(found['bytes'])}B, {human(record['params'])} parameters"],
+        ["proof", proof],
+    ]

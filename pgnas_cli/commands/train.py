@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgnas_cli.commands import _train_options as options
 from pgnas_cli.commands._options import ForceOption, RunOption
-from pgnas_cli.console import Bar, console, human, percent, seconds
+from pgnas_cli.console import Bar, Grid, console, human, percent, seconds
 from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import load_recipe, override, parse_setting
-from pgnas_cli.run import RunDirectory
+from pgnas_cli.run import RunDirectory, read_jsonl
 
 if TYPE_CHECKING:
     from pgnas_cli.training.progress import TrainProgress
@@ -23,6 +23,10 @@ DataDirOption = options.DataDir
 DeviceOption = options.Device
 GpusOption = options.Gpus
 WorkersOption = options.Workers
+
+UNITS = ("params", "macs", "latency")
+EPOCHS = 6
+"""Rows of the live table."""
 
 
 def train(
@@ -126,18 +130,47 @@ def run_training(found: RunDirectory, recipe: Recipe | None, **options: Any) -> 
         except UsageError:
             raise RunError(f"{found.path} has no training to resume", f"pgnas train --run {found.path}") from None
     with console.progress("train", total, unit="epochs") as bar:
-        return train_run(found, recipe, report=_Reporter(bar), notice=console.note, warn=console.warn, **options)
+        return train_run(
+            found, recipe, report=EpochReporter(bar, found), notice=console.note, warn=console.warn, **options
+        )
 
 
-class _Reporter:
-    """Moves the bar by fractions of an epoch."""
+class EpochReporter:
+    """Moves the bar by fractions of an epoch; under it stand the last epochs, as train/log.jsonl has them."""
 
-    def __init__(self, bar: Bar) -> None:
-        self.bar = bar
+    def __init__(self, bar: Bar, run: RunDirectory) -> None:
+        self.bar, self.log = bar, run.train_path / "log.jsonl"
+        self.shown = 0
 
     def __call__(self, progress: TrainProgress) -> None:
         done = round(progress.epochs * progress.step / progress.steps, 2)
-        self.bar.update(completed=done, metrics=progress.metrics)
+        below = None
+        if progress.epoch > self.shown and self.log.is_file():
+            self.shown = progress.epoch
+            below = epoch_table(read_jsonl(self.log, whole_lines=True)[-EPOCHS:])
+        self.bar.update(completed=done, metrics=progress.metrics, below=below)
+
+
+def epoch_table(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    """The table of epochs, from rows of train/log.jsonl; with the cost that is held, else with the parameters."""
+    held = next((unit for unit in UNITS if any(f"target_{unit}" in row for row in rows)), None)
+    unit = held or "params"
+    columns = ["epoch", "loss", "selection", f"E[{unit}]", *(["target"] if held else []), "mean p", "images/s"]
+    shown = []
+    for row in rows:
+        costs = [row.get(f"expected_{unit}"), *([row.get(f"target_{unit}")] if held else [])]
+        accuracy = row["selection_accuracy"]
+        shown.append([
+            str(row["epoch"]), f"{row['loss']:.4g}", "-" if accuracy is None else percent(accuracy),
+            *("-" if cost is None else _cost(unit)(cost) for cost in costs), f"{row['p']['mean']:.3f}",
+            human(row["images_per_second"]),
+        ])  # fmt: skip
+    return columns, shown
+
+
+def _cost(unit: str) -> Callable[[float], str]:
+    """How a cost is written."""
+    return _milliseconds if unit == "latency" else human
 
 
 def render(record: dict[str, Any]) -> None:
@@ -149,7 +182,7 @@ def render(record: dict[str, Any]) -> None:
         ["supernet", f"{human(whole)} parameters"],
         ["E[parameters]", f"{human(expected)}, {expected / whole:.3f} of the supernet"],
     ]
-    for unit in ("params", "macs", "latency"):
+    for unit in UNITS:
         if record[f"target_{unit}"] is not None:
             rows += _target(record, unit)
     p = record["p"]
@@ -164,7 +197,7 @@ def render(record: dict[str, Any]) -> None:
 
 def _target(record: dict[str, Any], unit: str) -> list[list[str]]:
     """A target and how far the posterior is from it; after a commit the candidate, and the posterior before it."""
-    shown = _milliseconds if unit == "latency" else human
+    shown = _cost(unit)
     target, soft = record[f"target_{unit}"], record["soft"]
     name = {"params": "parameters", "macs": "MACs", "latency": "an image"}[unit]
     label = f"{shown(target)} {name}"

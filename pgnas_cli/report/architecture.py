@@ -12,7 +12,7 @@ from pgnas_cli.report.structure import Architecture, Block, Join, Operation, Sta
 WIDTH = 1200.0
 """Of the whole figure, where blocks flow like text."""
 _HEIGHT, _GAP_X, _GAP_Y, _MARGIN, _HEAD = 20.0, 12.0, 13.0, 12.0, 24.0
-_CHARACTER = 6.7
+_CHARACTER = 7.4
 """Width of a character at the size of an operation's label, at most, in any usual face."""
 _SIZE = 11.0
 _SMALL = 10.5
@@ -22,6 +22,12 @@ _PORTS = 2
 _MANY, _EXIT = "many", "exit"
 _NAMED = 8
 """Dropped operations that the alternative text names."""
+_TITLES = {
+    "winner": "The found network",
+    "candidate": "The candidate",
+    "most probable": "The most probable network",
+    "supernet": "The supernet",
+}
 LEGEND = (
     Key("share10", "all inputs kept"),
     Key("share7", "70 %"),
@@ -36,7 +42,7 @@ def figure(found: Architecture) -> Figure:
     groups = tuple(Group(heading, tuple(block_drawing(b) for b in blocks)) for heading, blocks in rows(found.stages))
     return Figure(
         name="architecture",
-        title=f"The {'supernet' if found.source == 'supernet' else 'found network'}, block by block",
+        title=f"{_TITLES[found.source]}, block by block",
         alt=describe(found),
         drawing=_whole(groups),
         table=table(found),
