@@ -3,7 +3,7 @@
     python tests/bench/report_time.py --out DIR [--turns 5] [--epochs 20] [--candidates 1500] [--arch supnet-mi]
 
 Makes the run in OUT/run by the package's commands (digits at 8x8, 64 training images an epoch, a race), which takes
-about a quarter of an hour and 3 GB of disk, and goes on with what is there. Then it times the whole command `pgnas report`,
+about half an hour and 3 GB of disk, and goes on with what is there. Then it times the whole command `pgnas report`,
 process start included, and `pgnas report --figures` in turns; one warming turn of each is not counted.
 """
 
