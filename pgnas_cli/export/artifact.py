@@ -4,6 +4,7 @@
     model.safetensors  the small network's weights, nothing else
     pgnas.safetensors  bit-packed masks, gather indices, probe images and their logits
     README.md          the model card
+    architecture.png   the network, drawn inside its supernet
 
 The same run gives the same bytes: nothing in it is a time, a path or a random number.
 """
@@ -39,6 +40,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PROOF = "pgnas.safetensors"
 CARD = "README.md"
+PICTURE = "architecture.png"
 DAMAGED = "export again, or download the folder again"
 
 
@@ -81,6 +83,7 @@ def write_artifact(
     section: dict[str, Any],
     pretrained_cfg: dict[str, Any],
     card: str,
+    picture: bytes,
 ) -> None:
     """Write an artifact beside `target` and put it in its place when it is whole and has been loaded again.
 
@@ -95,6 +98,7 @@ def write_artifact(
         section: what else the "pgnas" section says.
         pretrained_cfg: timm's description of the input.
         card: text of README.md.
+        picture: the PNG file that the card shows.
 
     Raises:
         UsageError: `target` holds something that is no artifact.
@@ -136,6 +140,7 @@ def write_artifact(
         }
         save_tensors(folder / PROOF, proof)
         write_bytes(folder / CARD, card.encode())
+        write_bytes(folder / PICTURE, picture)
         load_artifact(folder)
         replace_folder(folder, target)
     finally:

@@ -7,7 +7,18 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from pgnas_cli.export.artifact import PICTURE
 from pgnas_cli.plugin import BuildSpec
+from pgnas_cli.posterior.candidate import Candidate
+from pgnas_cli.supernet.supernet import Supernet
+
+
+def draw(net: Supernet, candidate: Candidate) -> tuple[bytes, str]:
+    """The picture of a card, a PNG file, and what it says in words: the candidate inside its supernet."""
+    from pgnas_cli.report import architecture, legend, png, structure, themes
+
+    figure = architecture.figure(structure.of_masks(net, candidate.masks, "candidate", candidate.id))
+    return png.png(legend.with_legend(figure), theme=themes.LIGHT, scale=1), figure.alt
 
 
 def render_card(spec: BuildSpec, section: dict[str, Any]) -> str:
@@ -23,4 +34,4 @@ def render_card(spec: BuildSpec, section: dict[str, Any]) -> str:
     )  # Markdown, not HTML
     environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
     environment.filters["thousands"] = lambda value: f"{value:,}"
-    return environment.from_string(text).render(spec=spec, **section)
+    return environment.from_string(text).render(spec=spec, picture=PICTURE, **section)

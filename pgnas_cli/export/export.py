@@ -13,7 +13,7 @@ from pgnas_cli.compact import CompactNetwork
 from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import PgnasError, RunError, UsageError
 from pgnas_cli.export.artifact import PROBES, write_artifact
-from pgnas_cli.export.card import render_card
+from pgnas_cli.export.card import draw, render_card
 from pgnas_cli.export.choice import Choice, choose, find_candidate, selection_accuracy
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import sampled_supernet
@@ -76,9 +76,10 @@ def export(
     assert net.spec is not None
     target = output.absolute() if output is not None else run.export_path
     section["stored_params"] = sum(parameter.numel() for parameter in network.parameters())
+    picture, section["architecture"] = draw(net, chosen)
     write_artifact(
         target, network, net.spec, dict(chosen.masks), images, layout=layout, folded=folded, section=section,
-        pretrained_cfg=input_description(data), card=render_card(net.spec, section),
+        pretrained_cfg=input_description(data), card=render_card(net.spec, section), picture=picture,
     )  # fmt: skip
     record = {
         "candidate": chosen.id,

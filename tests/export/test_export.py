@@ -23,7 +23,7 @@ from pgnas_cli.supernet.gate import Gate
 from pgnas_cli.training.data import open_data
 from pgnas_cli.training.loop import trained_supernet
 
-FILES = ["README.md", "config.json", "model.safetensors", "pgnas.safetensors"]
+FILES = ["README.md", "architecture.png", "config.json", "model.safetensors", "pgnas.safetensors"]
 
 
 def content(folder: Path) -> dict[str, bytes]:
