@@ -66,6 +66,7 @@
     return a.localeCompare(b, undefined, { numeric: true });
   }
 
+  // A button in every header, and its text for paper, where a header that is repeated on a page has no buttons.
   // First click ascending, second descending, third as it was; what is missing stays below.
   function sortable(table) {
     const body = table.tBodies[0];
@@ -73,7 +74,7 @@
     const headers = all('thead th', table);
     headers.forEach((header, column) => {
       const button = element('button', header.textContent, { type: 'button' });
-      header.replaceChildren(button);
+      header.replaceChildren(button, element('span', header.textContent, { class: 'paper' }));
       button.addEventListener('click', () => {
         const order = { ascending: 'descending', descending: '' }[header.getAttribute('aria-sort')] ?? 'ascending';
         for (const other of headers) other.removeAttribute('aria-sort');
@@ -105,14 +106,15 @@
   }
 
   // A list of places of which one is shown: by the pointer, until a click pins it, or by keys; Escape shows none.
+  // `show` gives the shape that has to be in sight where keys led there.
   function explored(drawings, { find, near, show, step }) {
     let current = null;
     let pinned = false;
     const go = (place, pin) => {
       pinned = pin;
-      if (place === current) return;
+      if (place === current) return null;
       current = place;
-      show(current);
+      return show(current);
     };
     drawings.addEventListener('pointermove', (event) => {
       const place = event.pointerType === 'mouse' && !pinned ? find(event) : null;
@@ -127,7 +129,7 @@
       const place = event.key === 'Escape' ? null : step(current, event.key);
       if (place === undefined) return;
       event.preventDefault();
-      go(place, true);
+      go(place, true)?.scrollIntoView({ behavior: 'instant', block: 'nearest', inline: 'nearest' });
     });
   }
 
@@ -157,7 +159,8 @@
         const round = mark.tagName === 'circle' ? width / 2 + 3 : 5;
         const size = { x: x - 3, y: y - 3, width: width + 6, height: height + 6, rx: round };
         ring = shape('rect', mark.ownerSVGElement, { class: 'ring', ...size });
-        return tell(mark.querySelector('desc').textContent, mark.dataset.command);
+        tell(mark.querySelector('desc').textContent, mark.dataset.command);
+        return ring;
       },
       step(index, pressed) {
         const last = shapes.length - 1;
@@ -166,9 +169,7 @@
         if (pressed === 'End') return last;
         if (!(pressed in steps)) return undefined;
         if (index === null) return steps[pressed] > 0 ? 0 : last;
-        const next = Math.min(Math.max(index + steps[pressed], 0), last);
-        shapes[next].scrollIntoView({ block: 'nearest' });
-        return next;
+        return Math.min(Math.max(index + steps[pressed], 0), last);
       },
     });
   }
@@ -196,6 +197,7 @@
     const tell = teller(drawings, 'Point at a cell, or use the arrow keys (Page Up and Page Down go from layer to layer).');
     const [left, top, width, height] = ['x', 'y', 'width', 'height'].map((side) => image[side].baseVal.value);
     const cross = ['halo', ''].map((kind) => shape('path', image.ownerSVGElement, { class: `cross ${kind}` }));
+    const spot = shape('rect', image.ownerSVGElement, { class: 'spot', width: 1, height: 1 });
     const within = (value, count) => Math.min(Math.max(value, 0), count - 1);
     const bandOf = (row) => bands.findIndex(([first, count]) => row >= first && row < first + count);
     explored(drawings, {
@@ -212,9 +214,12 @@
         const path = place === null ? '' : `M${left} ${y}h${width}M${x} ${top}v${height}`;
         for (const line of cross) line.setAttribute('d', path);
         if (place === null) return tell('');
+        spot.setAttribute('x', x);
+        spot.setAttribute('y', y);
         const [first, count, name] = bands[bandOf(row)] ?? [0, rows, ''];
         const inside = count > 1 ? `, row ${row - first + 1} of ${count}` : '';
-        return tell(`${name}${inside}, ${names[column]}: ${picture.value(row, column).toFixed(2)}`);
+        tell(`${name}${inside}, ${names[column]}: ${picture.value(row, column).toFixed(2)}`);
+        return spot;
       },
       step(place, pressed) {
         const [row, column] = place === null ? [0, 0] : [Math.floor(place / columns), place % columns];
@@ -284,7 +289,7 @@
   all('[data-finds="cells"]').forEach(cells);
   let closed = [];
   addEventListener('beforeprint', () => {
-    closed = all('details:not([open])');
+    closed = all('details:not([open], .long)');
     for (const details of closed) details.open = true;
   });
   addEventListener('afterprint', () => {

@@ -5,6 +5,7 @@ Nothing here imports torch, and nothing large is read.
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import time
 from pathlib import Path
@@ -54,12 +55,12 @@ def log_rows(run: RunDirectory) -> list[Row]:
     Raises:
         RunError: the log is damaged.
     """
-    from pgnas_cli.report.facts import check
+    from pgnas_cli.report.facts import check, typed
 
     path = run.train_path / "log.jsonl"
     if not path.is_file():
         return []
-    hint = f"pgnas train --resume --run {run.path} goes on, pgnas train --force trains again"
+    hint = f"{typed(run, 'train', '--resume')} goes on, pgnas train --force trains again"
     rows = read_jsonl(path, hint=hint, whole_lines=True)
     for row in rows:
         check(row, _LOG, path, hint)
@@ -117,6 +118,22 @@ def training(run: RunDirectory, stages: Row, rows: list[Row]) -> Row | None:
         "seconds_left": None if each is None or finished else each * (epochs - epoch),
         "age": _age(run.train_path / ("log.jsonl" if rows else "recipe.toml")),
     }
+
+
+def following(run: RunDirectory, begun: Row | None, *, named: bool) -> str | None:
+    """The command of the first stage that is not done; None after the last, and while a training is running.
+
+    Args:
+        run: what it is for.
+        begun: how its training goes, see `training`.
+        named: whether the command has to name it.
+    """
+    upcoming = run.next_stage()
+    unfinished = begun is not None and not begun["finished"]
+    if upcoming is None or (unfinished and begun is not None and begun["running"]):
+        return None
+    resume = ["--resume"] if upcoming == "train" and unfinished else []
+    return shlex.join(["pgnas", upcoming, *resume, *(["--run", str(run.path)] if named else [])])
 
 
 def _accuracy(rows: list[Row]) -> Row | None:
@@ -198,11 +215,11 @@ def ranking(run: RunDirectory, stages: Row) -> Row | None:
     Raises:
         RunError: it is missing or damaged.
     """
-    from pgnas_cli.report.facts import check
+    from pgnas_cli.report.facts import check, typed
 
     if "rank" not in stages:
         return None
-    path, hint = run.rank_path / "ranking.json", f"pgnas rank --force --run {run.path}"
+    path, hint = run.rank_path / "ranking.json", typed(run, "rank", "--force")
     found = read_json(path, hint=hint)
     check(found, _RANKING, path, hint)
     return found
@@ -210,9 +227,11 @@ def ranking(run: RunDirectory, stages: Row) -> Row | None:
 
 def exported(run: RunDirectory, stages: Row) -> Row | None:
     """The artifact of a run: path, whether it is there, bytes of its files, whether its proof is among them."""
+    from pgnas_cli.report.facts import typed
+
     if "export" not in stages:
         return None
-    path = run.path / expect(stages["export"], "path", str, run.manifest_path, hint=f"pgnas export --run {run.path}")
+    path = run.path / expect(stages["export"], "path", str, run.manifest_path, hint=typed(run, "export"))
     files = [file for file in path.rglob("*") if file.is_file()]
     return {
         "path": str(path),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pgnas_cli.commands import _standing
 from pgnas_cli.commands._options import RunOption
 from pgnas_cli.console import console, human
 from pgnas_cli.errors import UsageError
@@ -21,7 +22,12 @@ def report(
     figures: Annotated[bool, typer.Option("--figures", help="Write every figure as SVG and PNG too.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The page; default report.html in the run."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The page; default report.html in the run, of two runs report-A-vs-B.html here.",
+        ),
     ] = None,
     open: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     run: RunOption = None,
@@ -36,9 +42,10 @@ def report(
     console.result({"runs": [str(found.path) for found in runs], **written}, lambda: _render(written))
     if open and not _open(Path(written["path"])):
         console.warn(f"no browser was found to show {written['path']}")
-    upcoming = runs[0].next_stage() if compare is None else None
-    if upcoming is not None:
-        console.next_command(f"pgnas {upcoming} --run {run}" if run is not None else f"pgnas {upcoming}")
+    if compare is None:
+        upcoming = _next(runs[0], named=run is not None)
+        if upcoming is not None:
+            console.next_command(upcoming)
 
 
 def write(runs: list[RunDirectory], output: Path | None, *, figures: bool) -> dict[str, Any]:
@@ -50,6 +57,12 @@ def write(runs: list[RunDirectory], output: Path | None, *, figures: bool) -> di
     from pgnas_cli.report.compare import compare as write_comparison
 
     return write_comparison(runs[0], runs[1], output, figures=figures)
+
+
+def _next(found: RunDirectory, *, named: bool) -> str | None:
+    """The command to type next, as `pgnas status` names it."""
+    begun = _standing.training(found, found.manifest()["stages"], _standing.log_rows(found))
+    return _standing.following(found, begun, named=named)
 
 
 def _open(path: Path) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 from pgnas_cli.commands import _standing
 from pgnas_cli.commands._bars import bar, curve, parts
 from pgnas_cli.commands._options import RunOption
-from pgnas_cli.commands._ranking import interval
 from pgnas_cli.console import Styled, console, human, percent, seconds
 from pgnas_cli.run import STAGES, RunDirectory
 
@@ -27,7 +26,6 @@ def status(run: RunOption = None) -> None:
     log = _standing.log_rows(found)
     training = _standing.training(found, stages, log)
     unfinished = training is not None and not training["finished"]
-    running = training is not None and training["running"]
     result = {
         "run": str(found.path),
         "model": manifest["model"],
@@ -38,20 +36,11 @@ def status(run: RunOption = None) -> None:
         "ranking": _standing.ranking(found, stages),
         "export": _standing.exported(found, stages),
         "warnings": _standing.warnings(log),
-        "next": None if running else _next(found, run is not None, unfinished),
+        "next": _standing.following(found, training, named=run is not None),
     }
     console.result(result, lambda: _render(result))
     if result["next"] is not None:
         console.next_command(result["next"])
-
-
-def _next(found: RunDirectory, named: bool, unfinished: bool) -> str | None:
-    """The command of the first stage that is not done; None after the last."""
-    upcoming = found.next_stage()
-    if upcoming is None:
-        return None
-    resume = " --resume" if upcoming == "train" and unfinished else ""
-    return f"pgnas {upcoming}{resume}" + (f" --run {found.path}" if named else "")
 
 
 def _render(result: Row) -> None:
@@ -93,12 +82,24 @@ def _stage(name: str, result: Row) -> str:
         accuracy = record["selection_accuracy"]
         shown = "-" if accuracy is None else percent(accuracy)
         share = record["expected_params"] / record["params"]
-        return f"{record['epochs']} epochs, E[parameters] {share:.3f} of the supernet, selection {shown}"
+        done = _many(record["epochs"], "epoch")
+        return f"{done}, E[parameters] {share:.3f} of the supernet, selection {shown}"
     if name == "sample":
-        return f"{record['candidates']} candidates ({record['strategy']})"
+        return f"{_many(record['candidates'], 'candidate')} ({record['strategy']})"
     if name == "rank":
-        return f"winner {result['ranking']['winner']}: test {interval(result['ranking']['test_accuracy'])}"
+        return f"winner {result['ranking']['winner']}: test {_proportion(result['ranking']['test_accuracy'])}"
     return f"{record['path']}: {human(record['params'])} parameters"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _proportion(found: Row) -> str:
+    """A share in the digits that its interval justifies, in characters that every terminal has."""
+    from pgnas_cli.report.numbers import DASH, proportion
+
+    return proportion(found).text.replace(DASH, "-")
 
 
 # ---- the training ------------------------------------------------------------------------------------------
@@ -135,6 +136,8 @@ def _sign(found: Row) -> list[str | Styled]:
 
 def _cost(found: Row, width: int, *, finished: bool) -> str:
     """What is expected, of the whole, with a mark at the target."""
+    from pgnas_cli.report.numbers import change
+
     shown: Callable[[float], str] = _milliseconds if found["unit"] == "latency" else human
     expected, target = found["expected"], found["target"]
     whole = found["whole"] or max(expected, target or 0.0)
@@ -142,7 +145,7 @@ def _cost(found: Row, width: int, *, finished: bool) -> str:
     text = f"{drawn} {shown(expected)}" + (f" of {shown(whole)}" if found["whole"] else "")
     if target is None:
         return text
-    off = f"{100 * (expected / target - 1):+.1f} %"
+    off = change(expected / target).text
     return f"{text}, target {shown(target)} ({off})" + ("" if finished else f", in the end {found['goal']}")
 
 
@@ -173,21 +176,21 @@ def _ranking(found: Row, stages: Row) -> list[list[str | Styled]]:
     share = found["params"] / stages["train"]["params"]
     rows: list[list[str | Styled]] = [
         ["winner", f"{found['winner']}, {human(found['params'])} parameters, {100 * share:.1f} % of the supernet"],
-        ["accuracy", f"test {interval(found['test_accuracy'])}, selection {interval(found['selection_accuracy'])}"],
+        ["accuracy", ", ".join(f"{name} {_proportion(found[f'{name}_accuracy'])}" for name in ("test", "selection"))],
     ]
     if found["method"] == "race":
         cost = 100 * found["images"] / found["images_exhaustive"]
         margin = f"no candidate is more than {100 * found['margin']:.2f} points above it"
         rows.append(["margin", f"{margin} ({100 * found['confidence']:g} %); {cost:.1f} % of all images read"])
     if "front" in found:
-        rows.append(["front", f"{len(found['front']['points'])} networks"])
+        rows.append(["front", _many(len(found["front"]["points"]), "network")])
     if "certify" in found:
         tau = estimate(found["certify"]["tau"]).text
         regret = estimate(found["certify"]["regret_at_1"], times=100, unit=" points").text
         rows.append(["certified", f"{found['certify']['k']} trained from scratch: Kendall tau {tau}, regret {regret}"])
     if "finetune" in found:
         tuned = found["finetune"]
-        rows.append(["fine-tuned", f"{tuned['epochs']} epochs: test {interval(tuned['test_accuracy'])}"])
+        rows.append(["fine-tuned", f"{_many(tuned['epochs'], 'epoch')}: test {_proportion(tuned['test_accuracy'])}"])
     return rows
 
 

@@ -83,9 +83,14 @@ def describe(found: Architecture) -> str:
     blocks = sum(1 for _ in found.blocks)
     return (
         f"Diagram of {found.title}: {len(operations)} operations in {blocks} blocks. Of {found.params:,} parameters "
-        f"{found.kept_params:,} are kept. {thinned} operations lost a part of their inputs"
-        + (f", {len(dropped)} are dropped: {named}." if dropped else ", none is dropped.")
+        f"{found.kept_params:,} are kept. "
+        + (f"{_operations(thinned)} lost a part of the inputs" if thinned else "None lost a part of its inputs")
+        + (f"; dropped: {_operations(len(dropped))}, {named}." if dropped else ", none is dropped.")
     )
+
+
+def _operations(count: int) -> str:
+    return f"{count} operation{'s' if count > 1 else ''}"
 
 
 def table(found: Architecture) -> Table:

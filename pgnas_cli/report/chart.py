@@ -291,12 +291,13 @@ def staircase(points: Sequence[Point]) -> tuple[Point, ...]:
 
 @dataclass(frozen=True)
 class EndLabel:
-    """The name of a line, at the height of its end, with a piece of the line before it."""
+    """The name of a line, at the height of its end, with a piece of the line before it: of a lone point, a dot."""
 
     y: float
     name: str
     ink: str
     dashed: bool
+    dot: bool = False
 
 
 def end_labels(labels: Sequence[EndLabel], x: float, top: float, bottom: float) -> list[Shape]:
@@ -317,7 +318,8 @@ def end_labels(labels: Sequence[EndLabel], x: float, top: float, bottom: float) 
         limit = places[index] - LINE
     shapes: list[Shape] = []
     for label, y in zip(order, places, strict=True):
-        shapes.append(Path(((x, y), (x + 20, y)), label.ink, 2, dashed=label.dashed))
+        line = Path(((x, y), (x + 20, y)), label.ink, 2, dashed=label.dashed)
+        shapes.append(Circle(x + 10, y, 3, label.ink) if label.dot else line)
         shapes.append(Text(x + 26, y + 0.35 * SIZE, label.name, "text", SIZE))
     return shapes
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pgnas_cli.report import curves, histogram, numbers, results, sections, sections_training
-from pgnas_cli.report.document import Block, Code, Document, Figure, Inline, Notice, Number, Paragraph, Section, Table
+from pgnas_cli.report.document import Block, Code, Document, Figure, Inline, Notice, Paragraph, Section, Table
 from pgnas_cli.report.facts import Facts
 from pgnas_cli.report.repeat import flat
 from pgnas_cli.report.report import footer, write
 from pgnas_cli.report.sections_record import shown
-from pgnas_cli.report.words import ONCE, interval_note, missing, to_do
+from pgnas_cli.report.words import CONFIDENCE, ONCE, interval_note, missing, to_do
 from pgnas_cli.run import RunDirectory
 
-_CONFIDENCE = 0.95
 _MOST_SAMPLES = 6
 _INTERVALS = (
-    f"Differences have {100 * _CONFIDENCE:g} % Newcombe intervals, as of independent images: of two networks "
+    f"Differences have {100 * CONFIDENCE:g} % Newcombe intervals, as of independent images: of two networks "
     "that answered the same ones they are wider than they would have to be."
 )
 _PARTS = ("model", "recipe", "data", "train", "sample", "rank", "versions")
 _SAME_DATA = ("train", "selection", "test")
+_SET = ("spec", "in_chans", "img_size", "num_classes")
+"""What two descriptions of one data set have in common."""
 
 
 def compare(a: RunDirectory, b: RunDirectory, output: Path | None = None, *, figures: bool = False) -> dict[str, Any]:
@@ -73,12 +75,15 @@ def _named(a: Facts, b: Facts) -> Both:
 def lead(both: Both) -> tuple[Inline, ...]:
     """Which found network is better on the test images, and by how much; or that this is not known."""
     (name, a), (other, b) = both
+    if a.run.path.resolve() == b.run.path.resolve():
+        return ("Both are the same run.",)
     if a.ranking is None or b.ranking is None:
-        waiting = " and ".join(name for name, facts in both if facts.ranking is None)
-        return (f"Nothing is decided yet: {waiting} has not been ranked.",)
-    if changed := other_data(a, b):
-        return (f"The two runs cannot be compared by accuracy: their {' and '.join(changed)} images differ.",)
-    found = numbers.difference(a.ranking["test_accuracy"], b.ranking["test_accuracy"], _CONFIDENCE)
+        waiting = [name for name, facts in both if facts.ranking is None]
+        have = "have" if len(waiting) > 1 else "has"
+        return (f"Nothing is decided yet: {' and '.join(waiting)} {have} not been ranked.",)
+    if "test" in different_splits(a, b):
+        return ("The two runs cannot be compared by accuracy: their test images differ.",)
+    found = numbers.difference(a.ranking["test_accuracy"], b.ranking["test_accuracy"], CONFIDENCE)
     assert found.value is not None
     assert found.low is not None
     assert found.high is not None
@@ -97,12 +102,27 @@ def lead(both: Both) -> tuple[Inline, ...]:
     return (f"The network of {better} is better than that of {worse} on the test images by ", distance, ".", *sizes)
 
 
-def other_data(a: Facts, b: Facts) -> list[str]:
-    """The splits on which two trained runs may not be compared: those that differ, of selection and test."""
-    return [split for split in _different_splits(a, b) if split != "train"]
+def different_splits(a: Facts, b: Facts) -> list[str]:
+    """The splits whose images differ in two trained runs."""
+    kept = reordered(a, b)
+    return [split for split in _other_checksums(a, b) if split not in kept]
 
 
-def _different_splits(a: Facts, b: Facts) -> list[str]:
+def reordered(a: Facts, b: Facts) -> list[str]:
+    """The splits that hold the same images of one set, by its name and their number, in the orders of two seeds.
+
+    The checksum of a split changes with its order. The seed draws that, and what is cut from the training images.
+    """
+    first, second = ((facts.stage("train") or {}).get("data", {}) for facts in (a, b))
+    if first.get("seed") == second.get("seed") or any(first.get(key) != second.get(key) for key in _SET):
+        return []
+    cut = first.get("selection") is not None or second.get("selection") is not None
+    limited = first.get("limit_train") is not None or second.get("limit_train") is not None
+    own = {"train": not (cut or limited), "selection": not cut, "test": True}
+    return [split for split in _other_checksums(a, b) if own[split] and first[f"num_{split}"] == second[f"num_{split}"]]
+
+
+def _other_checksums(a: Facts, b: Facts) -> list[str]:
     records = [facts.stage("train") for facts in (a, b)]
     if None in records:
         return []
@@ -113,35 +133,44 @@ def _different_splits(a: Facts, b: Facts) -> list[str]:
 def _result(both: Both) -> Section:
     (_, a), (_, b) = both
     blocks: list[Block] = []
-    if changed := _different_splits(a, b):
-        says = "the accuracies below cannot be compared." if other_data(a, b) else "the test images are the same."
-        what = f"The two runs have different data: their {', '.join(changed)} images differ; {says}"
+    changed = different_splits(a, b)
+    if changed:
+        says = "the accuracies below cannot be compared."
+        if "test" not in changed:
+            says = "the test images are the same"
+            says += "; selection accuracies cannot be compared." if "selection" in changed else "."
+        what = f"The two runs have different data: their {' and '.join(changed)} images differ; {says}"
         blocks.append(Notice("warning", (what,)))
-    elif a.ranking is not None and b.ranking is not None:
-        blocks += [_difference(both), Paragraph((_INTERVALS,))]
+    if kept := reordered(a, b):
+        what = (
+            f"Two seeds have put the {' and '.join(kept)} images in different orders, which changes their checksums: "
+        )
+        blocks.append(Paragraph((f"{what}by the name of the set and their number they are taken for the same.",)))
+    if a.ranking is not None and b.ranking is not None and "test" not in changed:
+        splits = ("test",) if "selection" in changed else ("test", "selection")
+        blocks += [_difference(both, splits), Paragraph((_INTERVALS,))]
     for name, facts in both:
         blocks += [results.result_table(facts, name), results.weights(facts)]
         if facts.ranking is None:
-            blocks.append(missing(f"The candidates of {name} have not been ranked.", to_do(facts, "rank")))
-    blocks.append(Paragraph((f"{ONCE} {interval_note(a)}",)))
+            blocks.append(missing(facts, f"The candidates of {name} have not been ranked.", to_do(facts, "rank")))
+    blocks.append(Paragraph((f"{ONCE} {interval_note(a, b)}",)))
     return Section("result", "Result", tuple(blocks))
 
 
-def _difference(both: Both) -> Table:
-    """The differences of the found networks, with intervals."""
+def _difference(both: Both, splits: Sequence[str]) -> Table:
+    """The differences of the found networks, with intervals, on the splits that both have."""
     (name, a), (other, b) = both
     assert a.ranking is not None
     assert b.ranking is not None
     rows: list[tuple[Inline, ...]] = []
-    for split in ("test", "selection"):
+    for split in splits:
         key = f"{split}_accuracy"
-        found = numbers.difference(a.ranking[key], b.ranking[key], _CONFIDENCE)
+        found = numbers.difference(a.ranking[key], b.ranking[key], CONFIDENCE)
         cells = (numbers.proportion(facts.ranking[key]) for facts in (a, b) if facts.ranking is not None)
         rows.append((f"{split} accuracy", *cells, numbers.points(found)))
     for key, what in (("params", "parameters"), ("macs", "MACs")):
         first, second = a.ranking[key], b.ranking[key]
-        change = Number(f"{100 * (first / second - 1):+.1f} %", first / second - 1)
-        rows.append((what, numbers.count(first), numbers.count(second), change))
+        rows.append((what, numbers.count(first), numbers.count(second), numbers.change(first / second)))
     return Table("The found networks", ("of the found network", name, other, "difference"), tuple(rows), sortable=False)
 
 
@@ -156,7 +185,7 @@ def _candidates(both: Both) -> Section:
         blocks.append(histogram.candidates(found, note=note))
         blocks.append(sections.spread_table(both))
     blocks += [
-        missing(f"The candidates of {name} have not been ranked.", to_do(facts, "rank"))
+        missing(facts, f"The candidates of {name} have not been ranked.", to_do(facts, "rank"))
         for name, facts in both
         if facts.ranking is None
     ]
@@ -172,7 +201,7 @@ def _fronts(both: Both) -> Section:
     blocks: list[Block] = []
     for number, (name, facts) in enumerate(both, 1):
         if facts.ranking is None:
-            blocks.append(missing(f"{name} has no ranking.", to_do(facts, "rank", "--front")))
+            blocks.append(missing(facts, f"{name} has no ranking.", to_do(facts, "rank", "--front")))
             continue
         blocks += [_apart(figure, number, name) for figure in sections.front_figures(facts, ("params",))]
     return Section("front", "Fronts", tuple(blocks))
@@ -184,21 +213,22 @@ def _training(both: Both) -> Section:
         if facts.log:
             blocks.append(_apart(curves.training(facts.log), number, name))
         else:
-            blocks.append(missing(f"{name} has not been trained.", to_do(facts, "train")))
+            blocks += sections_training.unfinished(facts)
     return Section("training", "Training", tuple(blocks))
 
 
 def _settings(both: Both) -> Section:
-    """What was set differently."""
+    """What was set differently in the stages that both have done."""
     (name, a), (other, b) = both
     first, second = settings(a), settings(b)
+    common = set.intersection(*({key.partition(".")[0] for key in found} for found in (first, second)))
     rows = tuple(
         (Code(key), shown(first.get(key)), shown(second.get(key)))
         for key in sorted({**first, **second}, key=lambda key: _PARTS.index(key.partition(".")[0]))
-        if first.get(key) != second.get(key)
+        if key.partition(".")[0] in common and first.get(key) != second.get(key)
     )
     if not rows:
-        return Section("settings", "Settings", (Paragraph(("The two runs have the same settings.",)),))
+        return Section("settings", "Settings", (Paragraph(("What both runs have done has the same settings.",)),))
     return Section("settings", "Settings", (Table("Settings that differ", ("setting", name, other), rows),))
 
 

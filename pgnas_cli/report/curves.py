@@ -8,7 +8,7 @@ from typing import Any
 
 from pgnas_cli.report import chart, numbers
 from pgnas_cli.report.chart import Panel
-from pgnas_cli.report.document import Figure, Key, Number, Table
+from pgnas_cli.report.document import Figure, Number, Table
 from pgnas_cli.report.drawing import Drawing, Shape
 
 Row = Mapping[str, Any]
@@ -72,10 +72,6 @@ def training(rows: Sequence[Row]) -> Figure:
         alt=_training_alt(epochs, values, commit),
         drawing=Drawing(chart.WIDTH, 410 + chart.BELOW, tuple(shapes)),
         table=table,
-        legend=(
-            Key("series1", "cross-entropy; training accuracy", "line"),
-            Key("series2", "KL; selection accuracy", "line"),
-        ),
         note="Training accuracy is that of the images as they were shown, with noise of the gates and augmented; "
         "selection accuracy that of the most probable network.",
     )
@@ -125,7 +121,6 @@ def budget(rows: Sequence[Row]) -> Figure | None:
         alt=alt,
         drawing=Drawing(chart.WIDTH, 274 + chart.BELOW, tuple(shapes)),
         table=table,
-        legend=(Key("series1", "expected cost", "line"), Key("series2", "target", "line")),
         note="After the commit the cost is that of one network, and nothing has to be held." if commit else "",
     )
 
@@ -151,7 +146,7 @@ def _lines(panel: Panel, epochs: Sequence[int], lines: Sequence[tuple[str, Seque
         ink, dashed = f"series{number + 1}", number % 2 == 1
         yield from chart.curve(panel, epochs, values, ink, dashed=dashed)
         if finite := chart.known(values):
-            ends.append(chart.EndLabel(panel.y(finite[-1]), name, ink, dashed))
+            ends.append(chart.EndLabel(panel.y(finite[-1]), name, ink, dashed, dot=len(finite) == 1))
     yield from chart.end_labels(ends, panel.x.end + 10, panel.y.end, panel.y.start)
 
 

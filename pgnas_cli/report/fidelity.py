@@ -7,7 +7,7 @@ from typing import Any
 
 from pgnas_cli.report import chart, numbers
 from pgnas_cli.report.chart import Panel
-from pgnas_cli.report.document import Code, Figure, Key, Number, Table
+from pgnas_cli.report.document import Code, Figure, Number, Table
 from pgnas_cli.report.drawing import Circle, Drawing, Mark, Rect, Shape
 
 
@@ -42,7 +42,6 @@ def scatter(certify: Mapping[str, Any]) -> Figure:
         alt=_alt(rows, certify, tau),
         drawing=Drawing(chart.WIDTH, 284 + chart.BELOW, tuple(shapes)),
         table=_table(rows, tau),
-        legend=(Key("series2", "chosen network"), Key("series1", "other candidates", "point")),
     )
 
 

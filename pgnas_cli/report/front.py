@@ -100,7 +100,6 @@ def front(objective: str, rows: Sequence[Row], front: Mapping[str, Any] | None, 
         table=_table(networks, on_front, f"{100 * confidence:g} %"),
         legend=(
             Key("series1", "on the front", "point"),
-            Key("series2", "chosen network"),
             *([Key("muted", "other candidates", "point")] if others or len(on_front) < len(networks) else []),
         ),
         note=" ".join(notes),

@@ -9,20 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgnas_cli.report import chart
-from pgnas_cli.report.chart import Panel
-from pgnas_cli.report.document import Figure, Inline, Key, Number, Table
-from pgnas_cli.report.drawing import SERIES, Circle, Drawing, Path, Shape, Text
+from pgnas_cli.report.chart import Panel, Scale
+from pgnas_cli.report.document import Figure, Inline, Number, Table
+from pgnas_cli.report.drawing import SERIES, Circle, Drawing, Path, Rect, Shape, Text
 
 LEAST_BINS, MOST_BINS = 8, 40
 ROW = 22.0
 """Height of a sample's line above the histograms, in pixels."""
+STRIP = 6.0
+"""Where the first of these begins."""
 STEPS = (1, 2, 5)
+_LINES = "Lines above: from the smallest to the largest value, with a dot at the mean."
 
 
 def candidates(samples: Mapping[str, Sequence[float]], *, winner: float | None = None, note: str = "") -> Figure:
-    """Histograms in shared bins, as shares of each sample, under a line from its smallest to its largest value.
+    """Histograms in shared bins, as shares of each sample, below lines from its smallest to its largest value.
 
-    A dot on that line is the mean.
+    A dot on such a line is the mean.
 
     Args:
         samples: label -> accuracies (fractions), at most six of them, each with a value at least.
@@ -38,30 +41,31 @@ def candidates(samples: Mapping[str, Sequence[float]], *, winner: float | None =
     edges = bins(list(values.values()))
     shares = {label: np.histogram(found, edges)[0] / len(found) for label, found in values.items()}
 
-    rows = len(samples) + (winner is not None)
-    top = chart.ABOVE + ROW * rows
     outer = [edges[0], edges[-1]] + ([winner] if winner is not None else [])
     x = chart.around(outer, chart.LEFT, chart.WIDTH - chart.RIGHT, pad=0.02)
-    panel = Panel(x, chart.around(np.concatenate(list(shares.values())), top + 240, top, zero=True, pad=0.05))
-    shapes = panel.axes("", chart.percents, "accuracy on the selection split", chart.percents)
-    shapes.append(Text(4, 14, "share of the candidates", "text", chart.SIZE))
+    above, y = [], STRIP + ROW * (winner is not None)
     for number, (label, found) in enumerate(values.items()):
-        ink, dashed = f"series{number + 1}", number % 2 == 1
-        shapes += _outline(panel, edges, shares[label], ink, dashed)
-        y = chart.ABOVE + ROW * (rows - len(samples) + number + 0.5)
-        shapes += _line(panel, found, f"{label}, n = {len(found):,}", y, ink, dashed)
+        text = f"{label}: mean {chart.percent(float(found.mean()))}, n = {len(found):,}"
+        lines, height = _line(x, found, text, y, *_look(number))
+        above += lines
+        y += height
+    top = y + chart.ABOVE
+    panel = Panel(x, chart.around(np.concatenate(list(shares.values())), top + 240, top, zero=True, pad=0.05))
+    shapes = panel.axes("share of the candidates", chart.percents, "accuracy on the selection split", chart.percents)
+    for number, label in enumerate(values):
+        shapes += _outline(panel, edges, shares[label], *_look(number))
     if winner is not None:
-        place, y = x(winner), chart.ABOVE + 0.5 * ROW
+        place, y = x(winner), STRIP + 0.5 * ROW
         shapes.append(Path(((place, panel.y.start), (place, y)), "text", 1.5, dashed=True))
         shapes.append(chart.beside(place, y + 0.35 * chart.SIZE, f"chosen: {chart.percent(winner)}", x.end))
+    shapes += above
     return Figure(
         name="candidates",
         title="Accuracy of the candidates",
         alt=_alt(values, winner),
         drawing=Drawing(chart.WIDTH, top + 240 + chart.BELOW, tuple(shapes)),
         table=_table(values),
-        legend=tuple(Key(f"series{number}", label) for number, label in enumerate(samples, 1)),
-        note=note,
+        note=f"{_LINES} {note}".strip(),
     )
 
 
@@ -100,19 +104,36 @@ def _outline(
     yield Path(tuple(corners), ink, 2, dashed=dashed)
 
 
-def _line(panel: Panel, values: NDArray[np.float64], label: str, y: float, ink: str, dashed: bool) -> Iterator[Shape]:
-    """From the smallest to the largest value, with a dot at the mean, and the name on the side that has room."""
-    low, high = panel.x(float(values.min())), panel.x(float(values.max()))
-    if high > low:
-        yield Path(((low, y), (high, y)), ink, 2, dashed=dashed)
-    yield Circle(panel.x(float(values.mean())), y, 5, ink, "surface")
-    baseline, needed = y + 0.35 * chart.SIZE, chart.width_of(label) + 10
-    if high + needed <= panel.x.end:
-        yield Text(high + 10, baseline, label, "text", chart.SIZE)
-    elif low - needed >= 0:
-        yield Text(low - 10, baseline, label, "text", chart.SIZE, "end")
+def _look(number: int) -> tuple[str, bool]:
+    """Ink of a sample, and whether its lines are dashed."""
+    return f"series{number + 1}", number % 2 == 1
+
+
+def _line(
+    x: Scale, values: NDArray[np.float64], label: str, top: float, ink: str, dashed: bool
+) -> tuple[list[Shape], float]:
+    """From the smallest to the largest value, with a dot at the mean, and the name where there is room.
+
+    Returns:
+        The shapes, which begin at `top`, and their height: a name that has no room at either end stands above.
+    """
+    low, high = x(float(values.min())), x(float(values.max()))
+    width = chart.width_of(label)
+    after, before = high + 10 + width <= x.end, low - 10 - width >= 0
+    y = top + 0.5 * ROW + (0 if after or before else chart.LINE)
+    baseline = y + 0.35 * chart.SIZE
+    if after:
+        name = Text(high + 10, baseline, label, "text", chart.SIZE)
+    elif before:
+        name = Text(low - 10, baseline, label, "text", chart.SIZE, "end")
     else:
-        yield Text((low + high) / 2, y - 8, label, "text", chart.SIZE, "middle")
+        name = Text(max(min(low, x.end - width), 4), top + chart.SIZE, label, "text", chart.SIZE)
+    left = name.x - (width if name.anchor == "end" else 0)
+    # nothing shines through the name
+    shapes: list[Shape] = [Rect(left - 3, name.y - chart.SIZE, width + 6, chart.SIZE + 4, "surface"), name]
+    if high > low:
+        shapes.append(Path(((low, y), (high, y)), ink, 2, dashed=dashed))
+    return [*shapes, Circle(x(float(values.mean())), y, 5, ink, "surface")], y + 0.5 * ROW - top
 
 
 def _std(values: NDArray[np.float64]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -20,7 +21,9 @@ from pgnas_cli.report.svg import text as escaped
 from pgnas_cli.report.themes import DARK, LIGHT, Theme
 
 _LONG = 30
-"""A table of more rows scrolls under its header line."""
+"""A table of more rows scrolls under its header line, and is printed only where it is open."""
+_BREAK = re.compile(" (?=[(\u00b1])")
+"""Where a number may be broken: before its interval."""
 
 
 def page(document: Document) -> str:
@@ -29,7 +32,7 @@ def page(document: Document) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalized
     )
-    environment.filters |= {"inline": inline, "parts": parts, "kind": lambda block: type(block).__name__}
+    environment.filters |= {"inline": inline, "parts": parts, "code": code, "kind": lambda block: type(block).__name__}
     template = environment.from_string(_file("report.html.j2"))
     return template.render(
         document=document,
@@ -48,13 +51,19 @@ def page(document: Document) -> str:
 def inline(part: Inline) -> Markup:
     """A piece of a sentence, or the content of a cell; a number has its stored value as `<data value>`."""
     if isinstance(part, Code):
-        return Markup(f"<code>{escaped(part.text)}</code>")
+        return code(part.text)
     if isinstance(part, Number):
-        value = part.value
+        value, text = part.value, _BREAK.sub(" <wbr>", escaped(part.text))
         if value is None or not math.isfinite(value):
-            return Markup(f"<span>{escaped(part.text)}</span>")
-        return Markup(f'<data value="{value!r}">{escaped(part.text)}</data>')
+            return Markup(f"<span>{text}</span>")
+        return Markup(f'<data value="{value!r}">{text}</data>')
     return Markup(escaped(part))
+
+
+def code(line: str) -> Markup:
+    """A command, a name or a path; words with hyphens are elements, which the page does not break at these."""
+    words = (f"<span>{escaped(word)}</span>" if "-" in word else escaped(word) for word in re.split(r"(\s+)", line))
+    return Markup(f"<code>{''.join(words)}</code>")
 
 
 def parts(sentence: tuple[Inline, ...]) -> Markup:

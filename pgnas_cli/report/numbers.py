@@ -43,6 +43,17 @@ def accuracy(value: float | None, low: float | None = None, high: float | None =
     return Number(f"{shown} % ({least}{DASH}{most})", value)
 
 
+def change(ratio: float, places: int = 1) -> Number:
+    """How far a ratio is from one, in percent, "+2.4 %"."""
+    return Number(f"{_signed(100 * (ratio - 1), places, '+')} %", ratio - 1)
+
+
+def _signed(value: float, places: int, sign: str = "-") -> str:
+    """Rounded; zero has no sign."""
+    text = f"{value:{sign}.{places}f}"
+    return text if float(text) else text.lstrip("+-")
+
+
 def _percent(value: float, places: int) -> str:
     """100 times the value; 0.8364999999999999, a mean of rounded numbers, is 83.65."""
     return f"{round(100 * value, 9):.{places}f}"
@@ -91,7 +102,8 @@ def points(found: Estimate, sign: str = "+") -> Number:
         return NONE
     places = decimals(50 * (found.high - found.low))
     value, low, high = (100 * end for end in (found.value, found.low, found.high))
-    return Number(f"{value:{sign}.{places}f} points ({low:.{places}f} to {high:.{places}f})", found.value)
+    text = f"{_signed(value, places, sign)} points ({_signed(low, places)} to {_signed(high, places)})"
+    return Number(text, found.value)
 
 
 def estimate(found: Mapping[str, Any], *, times: float = 1, unit: str = "") -> Number:
@@ -100,9 +112,10 @@ def estimate(found: Mapping[str, Any], *, times: float = 1, unit: str = "") -> N
     if value is None:
         return Number("not defined", None)
     if low is None or high is None:
-        return Number(f"{times * value:.{_USUAL}f}{unit}", value)
+        return Number(f"{_signed(times * value, _USUAL)}{unit}", value)
     places = decimals(times * (high - low) / 2)
-    return Number(f"{times * value:.{places}f}{unit} ({times * low:.{places}f} to {times * high:.{places}f})", value)
+    shown, least, most = (_signed(times * end, places) for end in (value, low, high))
+    return Number(f"{shown}{unit} ({least} to {most})", value)
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any], confidence: float = 0.95) -> Estimate:

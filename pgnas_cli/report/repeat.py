@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pgnas_cli import registry
@@ -37,6 +38,18 @@ def commands(facts: Facts, where: str) -> tuple[str, ...]:
             break
         parts.append(["pgnas", name, *make(facts, record), "--run", where])
     return tuple(shlex.join(part) for part in parts)
+
+
+def uniform_commands(facts: Facts, where: Path) -> tuple[str, ...]:
+    """The lines that rank as many uniform candidates of the same supernet, trained at one rate for their mean size."""
+    inflate, train, sample = (facts.manifest["stages"][name] for name in ("inflate", "train", "sample"))
+    parts = (
+        ["inflate", *_inflate(facts, inflate)],
+        ["train", *_train(facts, train, rate=f"{sample['params']['mean']:.0f}")],
+        ["sample", "-n", str(sample["asked"]), "--strategy", "uniform", "--seed", str(sample["seed"])],
+        ["rank", *_comparison(facts)],
+    )
+    return tuple(shlex.join(["pgnas", *part, "--run", str(where)]) for part in parts)
 
 
 # ---- recipes ------------------------------------------------------------------------------------------------
@@ -142,11 +155,15 @@ def _found_as(arch: str) -> str | None:
         return None
 
 
-def _train(facts: Facts, record: Row) -> Iterator[str]:
+def _train(facts: Facts, record: Row, rate: str | None = None) -> Iterator[str]:
+    """`rate` takes the place of the budget: the size that a constant drop rate is to give."""
     assert facts.recipe is not None
     name, changes = nearest_recipe(facts.recipe)
     if name != "default":
         yield from ("--recipe", name)
+    if rate is not None:
+        changes = {key: value for key, value in changes.items() if not key.startswith("budget.")}
+        yield from ("--fixed-drop", rate)
     for key, value in {**changes, "seed": facts.recipe.seed}.items():
         yield from typed_setting(key, value)
     yield from _devices(record)
@@ -198,7 +215,7 @@ def _sizes(facts: Facts, record: Row) -> Iterator[str]:
 def _rank(facts: Facts, _: Row) -> Iterator[str]:
     ranking = facts.ranking
     assert ranking is not None
-    yield from _compared(ranking["asked"])
+    yield from _comparison(facts)
     if "front" in ranking:
         yield "--front"
     if "certify" in ranking:
@@ -207,7 +224,13 @@ def _rank(facts: Facts, _: Row) -> Iterator[str]:
             yield from ("--certify-epochs", str(ranking["certify"]["epochs"]))
     if "finetune" in ranking:
         yield from ("--finetune", str(ranking["finetune"]["epochs"]))
-    yield from _devices(ranking)
+
+
+def _comparison(facts: Facts) -> Iterator[str]:
+    """How the candidates were compared, and on which devices."""
+    assert facts.ranking is not None
+    yield from _compared(facts.ranking["asked"])
+    yield from _devices(facts.ranking)
 
 
 def _compared(asked: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import shutil
 from collections.abc import Callable
 from importlib import metadata
@@ -31,6 +32,8 @@ SECTIONS: tuple[Callable[[Facts], Section], ...] = (
     sections_record.provenance_section,
     sections_record.repeat_section,
 )
+_BEGINNING = b"<!doctype html"
+"""Of a page, in small letters."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -41,7 +44,7 @@ def document(facts: Facts) -> Document:
     about: list[tuple[str, Inline]] = [("run", Code(str(facts.run.path))), ("supernet", facts.spec.arch)]
     if train is not None:
         about.append(("data", Code(train["data"]["spec"])))
-    about += [("stages done", ", ".join(done)), ("made (UTC)", facts.manifest["created"][:10])]
+    about += [("stages done", ", ".join(done)), ("created (UTC)", facts.manifest["created"][:10])]
     return Document(
         title=f"{facts.spec.arch}: {facts.name}",
         lead=results.lead(facts),
@@ -84,12 +87,11 @@ def write(page: Document, path: Path, *, figures: bool = False) -> dict[str, Any
 
     Raises:
         RunError: the folder may not be written to.
-        UsageError: the folder for the figures holds something else.
+        UsageError: the folder for the figures holds something else, or `path` is no page.
     """
     from pgnas_cli.report.html import page as render
 
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, the page is a file", f"--output {path / PAGE}")
+    _refuse_other(path)
     folder = path.with_name(FIGURES if path.name == PAGE else f"{path.stem}-{FIGURES}")
     if figures:
         _refuse_others(folder)
@@ -111,6 +113,20 @@ def write(page: Document, path: Path, *, figures: bool = False) -> dict[str, Any
         "sections": [section.id for section in page.sections],
         "warnings": warnings,
     }
+
+
+def _refuse_other(path: Path) -> None:
+    """Refuse to replace a file that is no page, such as one of the run.
+
+    Raises:
+        UsageError: it is one, or a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, the page is a file", shlex.join(["--output", str(path / PAGE)]))
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_BEGINNING)).lower() not in (_BEGINNING, b""):
+                raise UsageError(f"{path} exists and is no HTML page: it is left alone", f"--output {PAGE}")
 
 
 def _refuse_others(folder: Path) -> None:

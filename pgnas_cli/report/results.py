@@ -10,7 +10,16 @@ from pgnas_cli.report import numbers
 from pgnas_cli.report.document import Block, Code, Inline, Number, Paragraph, Section, Table
 from pgnas_cli.report.facts import Facts, Row
 from pgnas_cli.report.numbers import NONE
-from pgnas_cli.report.words import ONCE, interval_note, kinds_of_weights, missing, of_whole, to_do
+from pgnas_cli.report.words import (
+    ONCE,
+    confidence,
+    interval_note,
+    kinds_of_weights,
+    last_weights,
+    missing,
+    of_whole,
+    to_do,
+)
 
 
 @dataclass(frozen=True)
@@ -44,17 +53,20 @@ def lead(facts: Facts) -> tuple[Inline, ...]:
             numbers.proportion(ranking["test_accuracy"]), f" of {ranking['test_accuracy']['n']:,} test images",
             *_beside(facts), ".",
         )  # fmt: skip
-    whole = numbers.count((train or inflate or {}).get("params"))
+    whole: tuple[Inline, ...] = (
+        f"The supernet {facts.spec.arch}, ", numbers.count((train or inflate or {}).get("params")), " parameters, ",
+    )  # fmt: skip
+    right, _ = most_probable(facts)
+    answers: tuple[Inline, ...] = (
+        () if right.value is None else ("; its most probable network is right on ", right, " of the selection images")
+    )
     if train is not None:
-        return (
-            f"The supernet {facts.spec.arch}, ", whole, " parameters, has been trained; its most probable network is "
-            "right on ", most_probable(facts)[0], " of the selection images, and its candidates have not been ranked.",
-        )  # fmt: skip
+        return (*whole, "has been trained", *answers, ", and its candidates have not been ranked.")
     if facts.training:
         assert facts.recipe is not None
         done, epochs = facts.log[-1]["epoch"] if facts.log else 0, facts.recipe.schedule.epochs
-        return (f"The supernet {facts.spec.arch}, ", whole, f" parameters, is in training: {done} of {epochs} epochs.")
-    return (f"The supernet {facts.spec.arch}, ", whole, " parameters, has been inflated and not been trained yet.")
+        return (*whole, f"is in training: {done} of {epochs} epochs", *answers, ".")
+    return (*whole, "has been inflated and not been trained yet.")
 
 
 def _beside(facts: Facts) -> Iterator[Inline]:
@@ -71,14 +83,17 @@ def _ranked(facts: Facts) -> list[tuple[str, Facts]]:
 
 
 def most_probable(facts: Facts) -> tuple[Number, int | None]:
-    """Accuracy of the most probable network on the selection split, and its size; of the last epoch."""
-    train = facts.stage("train")
-    value = train["selection_accuracy"] if train is not None else None
+    """Accuracy of the most probable network on the selection split, and its size; of the last epoch.
+
+    Without an interval while the training is under way: its files do not say how many images there are.
+    """
+    train, last = facts.stage("train"), facts.log[-1] if facts.log else {}
+    value, params = (train or last).get("selection_accuracy"), last.get("mode_params")
     if train is None or value is None:
-        return NONE, facts.log[-1]["mode_params"] if facts.log else None
+        return numbers.accuracy(value), params
     n = train["data"]["num_selection"] - len(train["data"].get("corrupt", {}).get("selection", ()))
-    found = wilson(round(value * n), n)
-    return numbers.accuracy(value, found.low, found.high), facts.log[-1]["mode_params"] if facts.log else None
+    found = wilson(round(value * n), n, confidence(facts))
+    return numbers.accuracy(value, found.low, found.high), params
 
 
 def networks(facts: Facts) -> list[Network]:
@@ -86,13 +101,13 @@ def networks(facts: Facts) -> list[Network]:
     record = facts.stage("train") or facts.stage("inflate")
     rows = []
     if record is not None:
-        weights = f"trained {_how(facts)}" if facts.stage("train") else "not trained yet"
+        yet = "in training" if facts.training else "not trained yet"
+        weights = f"trained {_how(facts)}" if facts.stage("train") else yet
         rows.append(_network(facts, "supernet", record["params"], record["macs"], weights))
-    if facts.stage("train") is not None:
-        selection, params = most_probable(facts)
-        if params is not None:
-            found = _network(facts, "most probable network", params, None, "the supernet's", selection=selection)
-            rows.append(found)
+    selection, params = most_probable(facts)
+    if params is not None:
+        found = _network(facts, "most probable network", params, None, last_weights(facts), selection=selection)
+        rows.append(found)
     if facts.ranking is not None:
         rows += _found(facts, facts.ranking)
     exported = _exported(facts)
@@ -188,8 +203,8 @@ def section(facts: Facts) -> Section:
     if facts.ranking is not None:
         blocks.append(Paragraph((f"{ONCE} {interval_note(facts)}",)))
         blocks.append(Paragraph(("The network that was chosen is the candidate ", Code(facts.ranking["winner"]), ".")))
-    elif facts.stage("train") is None:
-        blocks.append(missing("The supernet has not been trained.", to_do(facts, "rank")))
+    elif facts.stage("train") is None and not facts.training:
+        blocks.append(missing(facts, "The supernet has not been trained.", to_do(facts, "rank")))
     else:
-        blocks.append(missing("The candidates have not been ranked.", to_do(facts, "rank")))
+        blocks.append(missing(facts, "The candidates have not been ranked.", to_do(facts, "rank")))
     return Section("result", "Result", tuple(blocks))

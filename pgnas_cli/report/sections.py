@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pgnas_cli.report import architecture, fidelity, front, histogram, numbers, race, structure
-from pgnas_cli.report.document import Block, Code, Figure, Inline, Number, Paragraph, Section, Table
+from pgnas_cli.report.document import Block, Code, Commands, Figure, Inline, Number, Paragraph, Section, Table
 from pgnas_cli.report.facts import Facts, Row, typed
-from pgnas_cli.report.words import ONCE, missing, to_do
+from pgnas_cli.report.repeat import uniform_commands
+from pgnas_cli.report.words import missing, to_do
 
 _FEWEST = 3
 """Candidates of which it can be asked whether their order is that of a training from scratch."""
 _CERTIFIED = 8
 _MOST_SAMPLES = 6
 """That one histogram shows."""
-_NO_UNIFORM: tuple[Inline, ...] = (
-    "No uniform candidates stand beside these. A run of the same supernet that is trained with ",
-    Code("pgnas train --fixed-drop 0.5x"), " and ranked gives them; ", Code("pgnas report --compare RUN RUN"),
-    " draws both on one axis.",
-)  # fmt: skip
+_UNIFORM = "uniform"
+"""The strategy that draws without a posterior."""
+_LEAST = 100
+"""Channels from which on their mean number is rounded to a whole one."""
 
 
 def architecture_section(facts: Facts) -> Section:
     """The network that was found, drawn; before the ranking the most probable one, or the supernet."""
     found = structure.of_run(facts.run)
+    when = "by now" if facts.training else "after the training"
     whose: tuple[Inline, ...] = {
         "winner": ("The chosen candidate ", Code(found.candidate), " inside its supernet."),
-        "most probable": ("The most probable network by now: every group with p below 0.5 is kept.",),
+        "most probable": (f"The most probable network {when}: every group with p below 0.5 is kept.",),
     }.get(found.source, ("The supernet: nothing is dropped yet.",))
     blocks: list[Block] = [Paragraph(whose), architecture.figure(found)]
     if facts.ranking is None:
-        blocks.append(missing("No candidate has been chosen.", to_do(facts, "rank")))
+        blocks.append(missing(facts, "No candidate has been chosen.", to_do(facts, "rank")))
     return Section("architecture", "Architecture", tuple(blocks))
 
 
@@ -51,7 +52,7 @@ def candidates_section(facts: Facts) -> Section:
     blocks: list[Block] = []
     if ranking is None:
         done = "The candidates have not been ranked." if record is not None else "No candidates have been drawn."
-        blocks.append(missing(done, to_do(facts, "rank")))
+        blocks.append(missing(facts, done, to_do(facts, "rank")))
     elif len(facts.leaderboard) > 1:
         found = samples(facts)
         for name, baseline in facts.baselines.items():
@@ -59,14 +60,27 @@ def candidates_section(facts: Facts) -> Section:
                 found |= {f"baseline {name}": [row["accuracy"] for row in baseline.leaderboard]}
         blocks.append(histogram.candidates(found, winner=ranking["selection_accuracy"]["value"], note=_note(facts)))
         others = [(f"baseline {name}", baseline) for name, baseline in facts.baselines.items()]
-        if not any((baseline.stage("train") or {}).get("fixed_drop") for baseline in facts.baselines.values()):
-            blocks.append(Paragraph(_NO_UNIFORM))
+        blocks += _without_uniform(facts)
         blocks.append(spread_table([("this run", facts), *others]))
     else:
         blocks.append(Paragraph(("One candidate was ranked: there is nothing to compare it with.",)))
     if record is not None:
         blocks += _drawn(record)
     return Section("candidates", "Candidates", tuple(blocks))
+
+
+def _without_uniform(facts: Facts) -> list[Block]:
+    """How candidates come to stand beside uniform ones; nothing where they do."""
+    train, strategies = facts.stage("train") or {}, {row["strategy"] for row in facts.leaderboard}
+    if train.get("fixed_drop") is not None:
+        line, told = Code("pgnas report --compare RUN RUN"), " draws them and those of a run with one on the same axis."
+        return [Paragraph(("These candidates come from no posterior; ", line, told))]
+    rated = any(found.ranking and (found.stage("train") or {}).get("fixed_drop") for found in facts.baselines.values())
+    if rated or _UNIFORM in strategies:
+        return []
+    told = "No uniform candidates stand beside these. These commands draw and rank them inside this run, and "
+    lines = uniform_commands(facts, facts.run.baseline_path(_UNIFORM))
+    return [Paragraph((told, Code(typed(facts.run, "report")), " then shows both on one axis.")), Commands(lines)]
 
 
 def _note(facts: Facts) -> str:
@@ -87,7 +101,8 @@ def spread_table(runs: Iterable[tuple[str, Facts]]) -> Table:
         if found.ranking is None:
             continue
         spread, estimated = found.ranking["distribution"], found.ranking["method"] == "race"
-        deviation = Number(f"{100 * spread['std']:.2f} points", spread["std"])
+        many = found.ranking["candidates"] > 1
+        deviation = Number(f"{100 * spread['std']:.2f} points", spread["std"]) if many else numbers.NONE
         cells = [numbers.accuracy(spread[key]) for key in ("mean", "median", "min", "max")]
         rows.append((name, numbers.whole(found.ranking["candidates"]), cells[0], deviation, *cells[1:],
                      "estimates of a race" if estimated else "the whole split"))  # fmt: skip
@@ -113,7 +128,8 @@ def _drawn(record: Row) -> list[Block]:
         numbers.whole(record["candidates"]), f" distinct candidates ({drawn}) were drawn, of ",
         numbers.count(record["params"]["min"]), " to ", numbers.count(record["params"]["max"]), " parameters.",
     )  # fmt: skip
-    channels = Number(f"{diversity['hamming']:.1f}", diversity["hamming"])
+    apart = diversity["hamming"]
+    channels = Number(f"{apart:,.0f}" if apart >= _LEAST else f"{apart:.1f}", apart)
     differ = (" Two of them differ in ", channels, " channels on average, ", numbers.share(diversity["hamming_share"]),
               " of those with gates.")  # fmt: skip
     return [Paragraph((*sentence, *differ))]
@@ -127,14 +143,15 @@ def front_section(facts: Facts) -> Section:
     ranking = facts.ranking
     if ranking is None:
         lines = to_do(facts, "rank", "--front")
-        return Section("front", "Front", (missing("The candidates have not been ranked.", lines),))
+        return Section("front", "Front", (missing(facts, "The candidates have not been ranked.", lines),))
     blocks: list[Block] = list(front_figures(facts))
     if "front" not in ranking:
         lines = (typed(facts.run, "rank", "--front"),)
         early = ", and members of the front that left the race early have not been evaluated to the end"
         what = f"Latency has not been measured{early if ranking['method'] == 'race' else ''}."
-        blocks.append(missing(what, lines))
-    blocks.append(Paragraph((ONCE, " Any point can be exported by its id.")))
+        blocks.append(missing(facts, what, lines))
+    line = Code(typed(facts.run, "export", "--candidate", "ID"))
+    blocks.append(Paragraph(("Accuracies are those of the selection split. Any point can be exported: ", line, ".")))
     return Section("front", "Front", tuple(blocks))
 
 
@@ -150,7 +167,8 @@ def race_section(facts: Facts) -> Section:
     """How the candidates were compared, what that cost and what it certifies."""
     ranking = facts.ranking
     if ranking is None:
-        return Section("race", "Race", (missing("The candidates have not been ranked.", to_do(facts, "rank")),))
+        lines = to_do(facts, "rank")
+        return Section("race", "Race", (missing(facts, "The candidates have not been ranked.", lines),))
     figure = race.race(ranking)
     blocks: list[Block] = [] if figure is None else [figure]
     blocks.append(Paragraph(_compared(ranking)))
@@ -185,14 +203,17 @@ def fidelity_section(facts: Facts) -> Section:
     found = facts.part("certify")
     title = "Fidelity"
     if found is None:
-        return Section("fidelity", title, (missing("No candidate has been trained from scratch.", _certifying(facts)),))
+        what = "No candidate has been trained from scratch."
+        return Section("fidelity", title, (missing(facts, what, _certifying(facts)),))
     tau = numbers.estimate(found["tau"])
     regret = numbers.estimate(found["regret_at_1"], times=100, unit=" points")
+    intervals = any(found[name]["low"] is not None for name in ("tau", "regret_at_1"))
+    note = f" In parentheses: {100 * found['confidence']:g} % bootstrap intervals over the candidates."
     sentence: tuple[Inline, ...] = (
         numbers.whole(found["k"]), " candidates at equal steps over the ranking were trained from scratch for ",
         numbers.whole(found["epochs"]), f" epoch{'s' if found['epochs'] > 1 else ''} each. Kendall's tau between "
-        "the two orders is ", tau, "; the best of them is ", regret, " above the one that the ranking puts first. In "
-        f"parentheses: {100 * found['confidence']:g} % bootstrap intervals over the candidates.",
+        "the two orders is ", tau, "; the best of them is ", regret, " above the one that the ranking puts first.",
+        note if intervals else "",
     )  # fmt: skip
     return Section("fidelity", title, (fidelity.scatter(found), Paragraph(sentence)))
 

@@ -10,7 +10,7 @@ from pgnas_cli.report import numbers
 from pgnas_cli.report.document import Block, Code, Commands, Inline, Number, Paragraph, Section, Table
 from pgnas_cli.report.facts import Facts, Row
 from pgnas_cli.report.repeat import commands, flat, nearest_recipe
-from pgnas_cli.report.words import listed, missing, to_do
+from pgnas_cli.report.words import going_on, listed, missing, to_do
 
 _NAMED = 20
 """Classes that are named before the others are counted."""
@@ -22,8 +22,10 @@ def provenance_section(facts: Facts) -> Section:
     train = facts.stage("train")
     if train is not None:
         blocks += [_data(train["data"]), _checksums(train["data"])]
+    elif facts.training:
+        blocks.append(going_on(facts, "What is known of the data is kept at the end of the training."))
     else:
-        blocks.append(missing("No data have been seen yet.", to_do(facts, "train")))
+        blocks.append(missing(facts, "No data have been seen yet.", to_do(facts, "train")))
     if facts.recipe is not None:
         blocks += _settings(facts)
     return Section("provenance", "Provenance", tuple(blocks))

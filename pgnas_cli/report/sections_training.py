@@ -9,7 +9,7 @@ from pgnas_cli.report import curves, heatmap, numbers
 from pgnas_cli.report.document import Block, Code, Inline, Number, Paragraph, Section, Table
 from pgnas_cli.report.facts import Facts, Row
 from pgnas_cli.report.numbers import NONE
-from pgnas_cli.report.words import machine, missing, to_do
+from pgnas_cli.report.words import going_on, machine, missing, to_do
 from pgnas_cli.run import STAGES
 
 
@@ -17,8 +17,9 @@ def unfinished(facts: Facts) -> list[Block]:
     """What to type where the training is not done; nothing if it is."""
     if facts.stage("train") is not None:
         return []
-    what = "The training is not finished." if facts.training else "The supernet has not been trained."
-    return [missing(what, to_do(facts, "train"))]
+    if facts.training:
+        return [going_on(facts, "The training is not finished.")]
+    return [missing(facts, "The supernet has not been trained.", to_do(facts, "train"))]
 
 
 def posterior_section(facts: Facts) -> Section:
@@ -69,7 +70,7 @@ def _targets(facts: Facts, train: Row) -> list[Block]:
             expected = found.get(f"expected_{unit}")
             sampled = (found.get("sampled") or {}).get(unit) or {}
             mean, sd = sampled.get("mean"), sampled.get("sd")
-            off = NONE if expected is None else Number(f"{100 * (expected / target - 1):+.2f} %", expected / target - 1)
+            off = NONE if expected is None else numbers.change(expected / target, 2)
             drawn = NONE if mean is None or sd is None else Number(f"{shown(mean).text} ± {shown(sd).text}", mean)
             rows.append(
                 (f"{name}, {when}", shown(target), shown(expected), off, drawn, numbers.whole(sampled.get("n")))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
-from report_runs import write_run
+from report_runs import write_run, write_training
 
 from pgnas_cli.__main__ import main
 
@@ -24,6 +26,18 @@ def test_a_page_is_written_and_the_next_command_named(tmp_path: Path, capsys) ->
     assert (code, err) == (0, f"next: pgnas train --run {run.path}\n")
     assert out.startswith(f"{page}  (")
     assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(("seconds", "resumes"), [(0, False), (1000, True)])
+def test_a_training_that_runs_is_left_alone_and_another_resumed(
+    tmp_path: Path, capsys, seconds: int, resumes: bool
+) -> None:
+    run = write_run(tmp_path / "a run", "inflate")
+    write_training(run, epochs=1)
+    for path in run.train_path.iterdir():
+        os.utime(path, (time.time() - seconds,) * 2)
+    code, _, err = report(capsys, "--run", str(run.path))
+    assert (code, err) == (0, f"next: pgnas train --resume --run '{run.path}'\n" if resumes else "")
 
 
 def test_json_names_what_was_written(tmp_path: Path, capsys) -> None:

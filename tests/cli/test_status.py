@@ -262,7 +262,7 @@ def ranked(run: RunDirectory) -> RunDirectory:
          {"certified": f"8 trained from scratch: Kendall tau {estimate(TAU).text}, "
                 f"regret {estimate(REGRET, times=100, unit=' points').text}"
             }),
-        ({"finetune": {"epochs": 3, "test_accuracy": SHARE}}, {"fine-tuned": "3 epochs: test 80.00 % (75.0-85.0)"}),
+        ({"finetune": {"epochs": 3, "test_accuracy": SHARE}}, {"fine-tuned": "3 epochs: test 80 % (75-85)"}),
     ],
     ids=["exhaustive", "race", "front", "certify", "finetune"],
 )  # fmt: skip
@@ -272,7 +272,7 @@ def test_the_ranking(ranked: RunDirectory, capsys, changes: dict[str, Any], says
     assert (code, err) == (0, f"next: pgnas export --run {ranked.path}\n")
     assert section(out, "ranking") == {
         "winner": "00ff, 510 parameters, 51.0 % of the supernet",
-        "accuracy": "test 80.00 % (75.0-85.0), selection 82.00 % (75.0-85.0)",
+        "accuracy": "test 80 % (75-85), selection 82 % (75-85)",
         **says,
     }
     assert not {"epochs", "last epoch"} & set(section(out, "training"))  # it is finished

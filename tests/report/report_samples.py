@@ -120,9 +120,13 @@ def everything() -> Document:
         sections=(
             Section("result", "Result", (Paragraph((f"Classes: {MIXED}", Code(MIXED))), results(), wide)),
             Section("found", f"Found {SCRIPT}", (blocks(), front)),
-            Section("training", "Training", (Notice("warning", (f"Gates {SCRIPT} ", Code(IMAGE))), posterior, plain)),
+            Section("posterior", "Training", (Notice("warning", (f"Gates {SCRIPT} ", Code(IMAGE))), posterior, plain)),
             Section("race", "Race", (Notice("missing", ("Type ", Code("pgnas rank runs/x"), " to fill this.")),)),
-            Section("again", "Again", (Commands(("pgnas inflate resnet18", f"pgnas train {MIXED}")),)),
+            Section(
+                "again",
+                "Again",
+                (Commands(("pgnas inflate resnet18", f"pgnas train --limit-train 10000 --data-dir {MIXED}")),),
+            ),
         ),
         footer=("Made by pgnas 0.1.0, ", Code(SCRIPT)),
         facts=(("run", Code(MIXED)), (SCRIPT, "shake-shake"), ("candidates", Number("500", 500))),

@@ -281,13 +281,67 @@ def test_on_paper_it_is_light_and_everything_is_open(opened: Page) -> None:
     assert surface(opened) == rgb("light")
     assert opened.locator("nav").is_hidden()
     assert opened.locator(".commands button, .theme, .told").filter(visible=True).count() == 0
-    assert opened.locator("#figure-front details table").is_visible(), "without a script"
+    assert opened.locator("#figure-architecture details table").is_visible(), "without a script"
     assert opened.locator("section#result thead th").first.inner_text() == "network"
     opened.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert opened.locator("details:not([open])").count() == 0
+    assert opened.locator("details:not([open])").count() == 1
     opened.evaluate("dispatchEvent(new Event('afterprint'))")
     assert opened.locator("details[open]").count() == 0
     assert len(opened.pdf()) > 10_000
+
+
+def test_a_long_table_is_printed_where_it_is_open(opened: Page) -> None:
+    summary = opened.locator("#figure-front summary")
+    table = opened.locator("#figure-front details table")
+    opened.emulate_media(media="print")
+    assert not table.is_visible()
+    assert summary.inner_text() == "Numbers of 40 rows: printed where they are open on the page"
+    opened.emulate_media(media="screen")
+    assert summary.inner_text() == "Numbers"
+    summary.click()
+    opened.emulate_media(media="print")
+    assert table.is_visible()
+    assert summary.inner_text() == "Numbers"
+
+
+def test_headers_on_paper_are_no_buttons(opened: Page) -> None:
+    """A browser does not repeat these on every page of a table."""
+    opened.emulate_media(media="print")
+    header = opened.locator("section#result table").first.locator("thead th").nth(1)
+    assert header.inner_text() == "accuracy"
+    assert not header.locator("button").is_visible()
+
+
+@pytest.mark.parametrize(("width", "beside"), [(1280, False), (1920, True), (3840, True)])
+def test_wide_windows_have_diagrams_beside_each_other(opened: Page, width: int, beside: bool) -> None:
+    opened.set_viewport_size({"width": width, "height": 900})
+    first, second = (opened.locator(f"#figure-{name}").bounding_box() for name in ("posterior", "loss"))
+    assert (first["y"] == second["y"]) is beside
+    assert (first["x"] + first["width"] < second["x"]) is beside
+
+
+@with_options(viewport={"width": 360, "height": 740})
+def test_keys_move_what_they_find_into_sight_on_a_phone(opened: Page) -> None:
+    for figure, keys, found in (("posterior", ("Home", "End"), ".cross"), ("front", ("End",), ".ring")):
+        drawings = opened.locator(f"#figure-{figure} .drawings")
+        assert drawings.evaluate("box => box.scrollWidth > box.clientWidth && box.scrollLeft === 0")
+        for key in keys:
+            drawings.press(key)
+        assert drawings.evaluate("box => box.scrollLeft") > 50, figure
+        api.expect(opened.locator(f"#figure-{figure} {found}").last).to_be_in_viewport()
+
+
+@with_options(viewport={"width": 360, "height": 740})
+def test_on_a_phone_rows_keep_their_names_and_options_their_hyphens(opened: Page) -> None:
+    wide = opened.get_by_role("region", name="Wide")
+    name = wide.locator("tbody th").first
+    before = name.bounding_box()["x"]
+    wide.evaluate("box => box.scrollTo(300, 0)")
+    assert name.bounding_box()["x"] == before
+    lines = opened.locator(".commands code span", has_text="--limit-train").evaluate(
+        "word => word.getBoundingClientRect().height / parseFloat(getComputedStyle(word).lineHeight)"
+    )
+    assert lines < 1.5
 
 
 @with_options(java_script_enabled=False)

@@ -143,6 +143,9 @@ def test_characters_that_no_document_may_hold_are_left_out() -> None:
     [
         ("a & b", "a &amp; b"),
         (Code("<x>"), "<code>&lt;x&gt;</code>"),
+        (Code("a --b-c &"), "<code>a <span>--b-c</span> &amp;</code>"),
+        (Number("82 % (81, 83)", 0.82), '<data value="0.82">82 % <wbr>(81, 83)</data>'),
+        (Number("5 ± 1", 5.0), '<data value="5.0">5 <wbr>± 1</data>'),
         (Number("83.7 %", 0.8365), '<data value="0.8365">83.7 %</data>'),
         (Number("1,024", 1024), '<data value="1024">1,024</data>'),
         (Number("not measured", None), "<span>not measured</span>"),
@@ -151,6 +154,18 @@ def test_characters_that_no_document_may_hold_are_left_out() -> None:
 )
 def test_pieces_of_sentences(part: Inline, expected: str) -> None:
     assert inline(part) == expected
+
+
+def test_long_tables_say_on_paper_that_they_are_not_there() -> None:
+    notes = [text for text in written(*(Figure(f"f{n}", "t", "", card("a", (1,)), results(n)) for n in (30, 31))).texts
+             if "printed" in text]  # fmt: skip
+    assert notes == [" of 31 rows: printed where they are open on the page"]
+
+
+def test_tables_of_figures_are_told_apart(reader: Reader) -> None:
+    """Regions, of which a reader may ask for a list."""
+    labels = [attributes["aria-label"] for attributes in reader.named("div") if attributes.get("role") == "region"]
+    assert len(labels) == len(set(labels)) >= 4
 
 
 # ---- structure ----------------------------------------------------------------------------------------------
@@ -231,7 +246,7 @@ def test_what_the_pointer_finds(drawing: Drawing, groups: tuple[Group, ...], fin
 
 def test_groups_stand_for_the_whole_drawing() -> None:
     found = written(Figure("f", "t", "a", scatter(), groups=(Group("g", (card("a", (1.0,)),) * 3),)))
-    assert [image["id"] for image in found.named("svg")] == ["f-1-1", "f-1-2", "f-1-3"]
+    assert [image["id"] for image in found.named("svg")] == [f"drawing-f-1-{n}" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("shape", ["box", "line", "point", "gap"])

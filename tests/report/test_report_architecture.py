@@ -78,9 +78,9 @@ def test_the_words_say_what_the_figure_shows() -> None:
     architecture = found(masks=THINNED)
     text = describe(architecture)
     assert f"{architecture.kept_params:,} are kept" in text
-    assert "1 operations lost a part of their inputs" in text
-    assert "2 are dropped: stage2.1.branch2.conv1, stage2.1.branch2.conv2." in text
-    assert describe(found()).endswith("none is dropped.")
+    assert "1 operation lost a part of the inputs" in text
+    assert text.endswith("; dropped: 2 operations, stage2.1.branch2.conv1, stage2.1.branch2.conv2.")
+    assert describe(found()).endswith("None lost a part of its inputs, none is dropped.")
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,17 @@ import pytest
 from report_runs import RECORDS, write_run
 
 from pgnas_cli.report.compare import compare, document
-from pgnas_cli.report.document import Code, Document, Inline, Notice, Number, Table
+from pgnas_cli.report.document import Code, Document, Inline, Notice, Number, Paragraph, Table
 from pgnas_cli.report.facts import Facts
 
 
-def facts(path: Path, last: str = "rank", correct: int = 395, splits: dict[str, str] | None = None) -> Facts:
-    """A run whose winner answers so many of 500 test images."""
+def facts(
+    path: Path, last: str = "rank", correct: int = 395, splits: dict[str, str] | None = None, **about: Any
+) -> Facts:
+    """A run whose winner answers so many of 500 test images; `about` is known of its data."""
     test = {"value": correct / 500, "low": correct / 500 - 0.04, "high": correct / 500 + 0.04, "n": 500}
     data = RECORDS["train"]["data"]
-    data = data | {"sha256": data["sha256"] | (splits or {})}
+    data = data | {"sha256": data["sha256"] | (splits or {})} | about
     changes: dict[str, Any] = {"train": {"data": data}, "ranking": {"test_accuracy": test}}
     return Facts.read(write_run(path, last, **changes))
 
@@ -58,7 +60,8 @@ def test_what_is_not_proved_is_said_to_be_open(tmp_path: Path, correct: int) -> 
     ("splits", "warning", "comparable"),
     [
         ({"test": "x"}, "their test images differ; the accuracies below cannot be compared", False),
-        ({"train": "x"}, "their train images differ; the test images are the same", True),
+        ({"train": "x"}, "their train images differ; the test images are the same.", True),
+        ({"selection": "x"}, "the test images are the same; selection accuracies cannot be compared.", True),
     ],
 )
 def test_other_data_are_warned_of(tmp_path: Path, splits: dict[str, str], warning: str, comparable: bool) -> None:
@@ -66,8 +69,37 @@ def test_other_data_are_warned_of(tmp_path: Path, splits: dict[str, str], warnin
     (said,) = notices(page, "warning")
     assert warning in said
     assert ("cannot be compared by accuracy" in plain(page.lead)) == (not comparable)
+    told = [block.caption for block in page.sections[0].blocks if isinstance(block, Table)]
+    assert ("The found networks" in told) == comparable
+    if comparable:
+        rows = {row[0] for row in table(page, "The found networks").rows}
+        assert ("selection accuracy" in rows) == ("selection" not in splits)
     settings = {row[0] for row in table(page, "Settings that differ").rows}
     assert settings == {Code(f"data.sha256.{next(iter(splits))}")}
+
+
+@pytest.mark.parametrize(
+    ("about", "differ", "comparable"),
+    [
+        ({"selection": 0.1}, "their train and selection images differ", True),
+        ({"selection": None}, None, True),
+        ({"selection": None, "spec": "folder:/others"}, "their train and selection and test images differ", False),
+        ({"selection": None, "num_test": 400}, "their test images differ", False),
+    ],
+)
+def test_another_seed_has_the_same_test_images(
+    tmp_path: Path, about: dict[str, Any], differ: str | None, comparable: bool
+) -> None:
+    """A checksum holds the order, which the seed draws."""
+    splits = {"train": "x", "selection": "y", "test": "z"}
+    page = document(
+        facts(tmp_path / "a", correct=450), facts(tmp_path / "b", correct=350, splits=splits, seed=1, **about)
+    )
+    assert plain(page.lead).startswith("The network of a is better") == comparable
+    warnings = notices(page, "warning")
+    assert (differ in warnings[0]) if differ is not None else not warnings
+    told = " ".join(plain(block.parts) for block in page.sections[0].blocks if isinstance(block, Paragraph))
+    assert ("Two seeds have put the" in told) == ("spec" not in about)
 
 
 def test_a_run_that_is_not_ranked_has_no_winner(tmp_path: Path) -> None:
@@ -75,6 +107,23 @@ def test_a_run_that_is_not_ranked_has_no_winner(tmp_path: Path) -> None:
     assert plain(page.lead) == "Nothing is decided yet: b has not been ranked."
     assert all(str(tmp_path / "b") in line for line in notices(page, "missing"))
     assert len(notices(page, "missing")) == 4
+    page = document(facts(tmp_path / "c", "train"), facts(tmp_path / "d", "inflate"))
+    assert plain(page.lead) == "Nothing is decided yet: c and d have not been ranked."
+
+
+def test_a_run_against_itself_is_the_same_run(tmp_path: Path) -> None:
+    found = facts(tmp_path / "a")
+    page = document(found, found)
+    assert (page.title, plain(page.lead)) == ("a (1) against a (2)", "Both are the same run.")
+    (difference,) = (row[3] for row in table(page, "The found networks").rows if row[0] == "parameters")
+    assert difference == Number("0.0 %", 0)
+
+
+def test_only_settings_of_what_both_have_done_are_compared(tmp_path: Path) -> None:
+    page = document(facts(tmp_path / "a"), facts(tmp_path / "b", "inflate"))
+    assert plain(next(block.parts for block in page.sections[4].blocks)) == (  # type: ignore[union-attr]
+        "What both runs have done has the same settings."
+    )
 
 
 def test_both_runs_have_their_tables_figures_and_costs(tmp_path: Path) -> None:

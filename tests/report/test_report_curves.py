@@ -48,6 +48,10 @@ def test_training_has_two_panels_with_named_lines() -> None:
     assert all(line.dashed for line in lines(figure, "series2"))
 
 
+def test_what_is_named_in_the_drawing_is_not_named_again() -> None:
+    assert curves.training(rows(3)).legend == ()
+
+
 def test_the_loss_falls_as_it_does_in_the_rows() -> None:
     points = lines(curves.training(rows(4)), "series1")[0].points
     drops = [below - points[0][1] for _, below in points[1:]]
@@ -87,7 +91,7 @@ def test_values_may_be_missing(missing: dict[str, Any], n: int) -> None:
 
 def test_one_epoch_is_a_dot_for_each_line() -> None:
     circles = [s for s in curves.training(rows(1)).drawing.shapes if isinstance(s, Circle)]
-    assert len(circles) == 4
+    assert len(circles) == 8, "and one beside each name"
 
 
 def test_losses_far_apart_are_drawn_by_their_logarithms() -> None:

@@ -50,8 +50,17 @@ def test_samples_differ_in_more_than_colour() -> None:
         s.stroke: s.dashed for s in figure.drawing.shapes if isinstance(s, Path) and s.stroke.startswith("series")
     }
     assert outlines == {"series1": False, "series2": True}
-    assert {"posterior, n = 2", "uniform, n = 2"} <= set(texts(figure))
-    assert [key.text for key in figure.legend] == ["posterior", "uniform"]
+    assert {"posterior: mean 75.0 %, n = 2", "uniform: mean 65.0 %, n = 2"} <= set(texts(figure))
+    assert figure.legend == (), "the names stand beside the lines"
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.15, 0.3])
+def test_names_keep_clear_of_each_other_and_of_the_axis(shift: float) -> None:
+    samples = {f"sample {n} with a rather long name": [0.4 + n * shift / 3, 0.7 + n * shift / 3] for n in range(4)}
+    figure = histogram.candidates(samples, winner=0.9)
+    title = texts(figure)["share of the candidates"]
+    baselines = [text.y for name, text in texts(figure).items() if name.startswith("sample")] + [title.y]
+    assert np.all(np.diff(baselines) >= chart.LINE)
 
 
 def test_the_mean_and_the_winner_lie_at_their_accuracy() -> None:
@@ -66,7 +75,7 @@ def test_the_mean_and_the_winner_lie_at_their_accuracy() -> None:
     assert first.x == pytest.approx((low + high) / 2)
     assert winner.points[0][0] == pytest.approx(low + 0.75 * (high - low))
     assert "chosen: 75.0 %" in texts(figure)
-    assert figure.note == "why"
+    assert figure.note.endswith("dot at the mean. why")
     assert "The chosen network has 75.0 %." in figure.alt
 
 

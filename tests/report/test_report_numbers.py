@@ -62,3 +62,13 @@ def test_the_difference_has_newcombes_interval() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
     reverse = numbers.difference({"value": 48 / 80, "n": 80}, {"value": 56 / 70, "n": 70})
     assert (reverse.low, reverse.high) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
+
+
+@pytest.mark.parametrize(("ratio", "text"), [(1.0241, "+2.4 %"), (0.9, "-10.0 %"), (0.99999, "0.0 %"), (1, "0.0 %")])
+def test_a_change_of_nothing_has_no_sign(ratio: float, text: str) -> None:
+    assert numbers.change(ratio) == Number(text, ratio - 1)
+
+
+def test_a_difference_of_nothing_has_no_sign() -> None:
+    assert numbers.points(Estimate(-0.0001, -0.02, 0.02)).text == "0.0 points (-2.0 to 2.0)"
+    assert numbers.estimate({"value": -0.001, "low": -0.2, "high": 0.2}).text == "0.00 (-0.20 to 0.20)"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,78 @@ def test_the_numbers_on_the_page_are_those_of_the_files(ranked: RunDirectory, tm
     wanted |= {point["latency"]["median"] for point in ranking["front"]["points"]}
     assert wanted <= page.values
     assert ranking["winner"] in page.text
+
+
+# ---- in a browser ----
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+UNITS = {"": 1, " %": 1e-2, " points": 1e-2, " k": 1e3, " M": 1e6, " ms": 1e-3, " s": 1}
+EVERY = """all => all.map(data => ({
+    value: Number(data.value), text: data.textContent, figure: data.closest("figure")?.id ?? null,
+    row: [...data.closest("tr")?.querySelectorAll("th, td") ?? []].map(cell => cell.textContent)}))"""
+
+
+def leaves(found: Any) -> Iterator[float]:
+    """Every number of a JSON document."""
+    if isinstance(found, dict | list):
+        for inner in found.values() if isinstance(found, dict) else found:
+            yield from leaves(inner)
+    elif isinstance(found, int | float) and not isinstance(found, bool):
+        yield found
+
+
+def numbers_of(run: RunDirectory) -> set[float]:
+    """The numbers of the run's files, and those that the page makes of two of them."""
+    files = [run.manifest_path, run.rank_path / "ranking.json", run.rank_path / "leaderboard.jsonl"]
+    found = {number for path in files for line in _documents(path) for number in leaves(line)}
+    train, ranking, last = run.require("train"), read_json(run.rank_path / "ranking.json"), _last(run)
+    found |= {last["mode_params"]}
+    found |= {params / train["params"] for params in (train["params"], ranking["params"], last["mode_params"])}
+    return found | {train["expected_params"] / train["target_params"] - 1}
+
+
+def _documents(path: Path) -> list[Any]:
+    text = path.read_text()
+    return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+
+
+def _last(run: RunDirectory) -> dict[str, Any]:
+    row: dict[str, Any] = _documents(run.train_path / "log.jsonl")[-1]
+    return row
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+def test_every_number_that_a_browser_shows_is_one_of_the_files(ranked: RunDirectory, tmp_path: Path) -> None:
+    """What a reader sees is the stored number, rounded; and what is stored is what the ranking wrote."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'pgnas[browser]'")
+    path = Path(report(ranked, output=tmp_path / "page.html")["path"])
+    with api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page()
+        page.goto(path.as_uri())
+        found = page.locator("data").evaluate_all(EVERY)
+        chromium.close()
+    assert len(found) > 100
+    for number in found:
+        if " min" in number["text"]:
+            continue  # "1 min 02 s"
+        written = re.match(r"([+-]?[\d,]+(?:\.(\d+))?)( (?:%|points|k|M|ms|s)(?!\w))?", number["text"])
+        assert written, number
+        unit = UNITS[written[3] or ""]
+        step = unit / 10 ** len(written[2] or "")
+        assert abs(float(written[1].replace(",", "")) * unit - number["value"]) <= 0.5001 * step, number
+    stored = numbers_of(ranked)
+    assert [number for number in found if number["figure"] is None and number["value"] not in stored] == []
+    front = read_json(ranked.rank_path / "ranking.json")["front"]
+    for point in front["points"]:
+        shown = {n["value"] for n in found if n["figure"] == "figure-front-params" and n["row"][0] == point["id"]}
+        assert shown == {
+            point["params"], point["macs"], point["latency"]["median"], point["selection_accuracy"]["value"]
+        }  # fmt: skip
+
+
+# ---- texts ----
 
 
 def test_names_that_look_like_markup_stay_text(ranked: RunDirectory, tmp_path: Path) -> None:
@@ -156,6 +231,17 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch, number
 def test_the_page_is_a_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         write(PAGE, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "thesis.tex"])
+def test_a_file_that_is_no_page_is_not_replaced(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", "inflate")
+    path = run.path / name
+    before = path.read_bytes() if path.exists() else b"mine"
+    path.write_bytes(before)
+    with pytest.raises(UsageError, match=f"{name} exists and is no HTML page"):
+        report(run, output=path)
+    assert path.read_bytes() == before
 
 
 def test_a_large_page_is_warned_of(tmp_path: Path, monkeypatch) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from report_runs import CERTIFY, LEADERBOARD, LOG, RANKING, RECORDS, SECOND, WINNER, write_run, write_training
 
-from pgnas_cli.report import results, sections, sections_record, sections_training
+from pgnas_cli.ranking.intervals import wilson
+from pgnas_cli.report import numbers, results, sections, sections_record, sections_training
 from pgnas_cli.report.document import Code, Commands, Inline, Notice, Number, Paragraph, Section, Table
 from pgnas_cli.report.facts import Facts
 from pgnas_cli.run import RunDirectory, write_jsonl
@@ -78,9 +79,27 @@ def test_a_training_that_goes_on_is_resumed_and_shown(tmp_path: Path) -> None:
     assert typed(section) == [f"pgnas train --resume --run {run.path}"]
     assert [figure.name for figure in section.figures] == ["training", "budget"]
     assert [figure.name for figure in sections_training.posterior_section(facts).figures] == ["posterior"]
-    assert (
-        plain(results.lead(facts))
-        == "The supernet shakeshake26_2x4d, 1.00 k parameters, is in training: 1 of 2 epochs."
+    assert plain(results.lead(facts)) == (
+        "The supernet shakeshake26_2x4d, 1.00 k parameters, is in training: 1 of 2 epochs; its most probable network "
+        "is right on 75.0 % of the selection images."
+    )
+    found = results.result_table(facts)
+    assert column(found, "network") == ["supernet", "most probable network"]
+    assert values(column(found, "parameters")) == [1000, 520]
+    assert "supernet: in training" in plain(results.weights(facts).parts)
+    waiting = results.section(facts).blocks[-1]
+    assert isinstance(waiting, Notice)
+    sample, rank = (f"pgnas {stage} --run {run.path}" for stage in ("sample", "rank"))
+    assert plain(waiting.parts) == (
+        f"The candidates have not been ranked. When the training is done, this fills the section: {sample}, then {rank}"
+    )
+
+
+def test_masks_that_cannot_be_used_have_no_accuracy(tmp_path: Path) -> None:
+    """The most probable network of the last epoch may be none: then there is nothing to say of it."""
+    facts = Facts.read(write_run(tmp_path / "run", "train", train={"selection_accuracy": None}))
+    assert plain(results.lead(facts)) == (
+        "The supernet shakeshake26_2x4d, 1.00 k parameters, has been trained, and its candidates have not been ranked."
     )
 
 
@@ -168,6 +187,73 @@ def test_fidelity_and_evolution_are_told(tmp_path: Path) -> None:
     facts = Facts.read(write_run(tmp_path / "run", ranking={"certify": CERTIFY, "asked": asked, "evolved": 2}))
     assert "Kendall's tau between the two orders is 0.5 (-0.2 to 1.0)" in said(sections.fidelity_section(facts))
     assert "2 candidates of 5 asked for were added by evolution" in said(sections.race_section(facts))
+
+
+def test_what_is_not_defined_has_no_interval_to_explain(tmp_path: Path) -> None:
+    none = {"value": None, "low": None, "high": None}
+    certify = CERTIFY | {"tau": none, "regret_at_1": {"value": -0.0, "low": None, "high": None}}
+    facts = Facts.read(write_run(tmp_path / "run", ranking={"certify": certify}))
+    told = said(sections.fidelity_section(facts))
+    assert "is not defined; the best of them is 0.0 points above" in told
+    assert "In parentheses" not in told
+
+
+def test_the_deviation_of_a_single_candidate_is_none(tmp_path: Path) -> None:
+    distribution = {"mean": 0.8, "std": 0.0, "min": 0.8, "median": 0.8, "max": 0.8}
+    run = write_run(tmp_path / "run", ranking={"candidates": 1, "distribution": distribution})
+    found = sections.spread_table([("it", Facts.read(run))])
+    assert values(column(found, "standard deviation")) == [None]
+
+
+# ---- how uniform candidates come to stand beside them ----
+
+
+def test_a_run_without_uniform_candidates_says_how_to_get_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a run", "rank")
+    section = sections.candidates_section(Facts.read(run))
+    (lines,) = (block.lines for block in section.blocks if isinstance(block, Commands))
+    where = f" --run '{run.path}/baselines/uniform'"
+    assert [line.removesuffix(where) for line in lines] == [
+        "pgnas inflate shakeshake26_2x4d --in-chans 1 --seed 0",
+        "pgnas train --recipe posterior --fixed-drop 480 --epochs 2 --data digits --seed 3 --device cpu",
+        "pgnas sample -n 2 --strategy uniform --seed 4",
+        "pgnas rank --seed 5 --device cpu",
+    ]
+    assert all(line.endswith(where) for line in lines)
+    assert f"pgnas report --run '{run.path}' then shows both" in said(section)
+
+
+def test_uniform_candidates_need_no_others(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "uniform", "rank", train=RATED)
+    section = sections.candidates_section(Facts.read(run))
+    assert "come from no posterior" in said(section)
+    assert not [block for block in section.blocks if isinstance(block, Commands)]
+    run = write_run(tmp_path / "drawn", "rank")
+    write_jsonl(run.rank_path / "leaderboard.jsonl", [LEADERBOARD[0], {**LEADERBOARD[1], "strategy": "uniform"}])
+    assert "uniform" not in said(sections.candidates_section(Facts.read(run)))
+
+
+# ---- what the intervals are ----
+
+
+def test_every_interval_has_the_confidence_that_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "rank", ranking={"confidence": 0.99})
+    note = plain(results.section(Facts.read(run)).blocks[2].parts)  # type: ignore[union-attr]
+    assert note.endswith("In parentheses: 99 % Wilson intervals of accuracies.")
+    found = wilson(300, 400, 0.99)
+    assert column(results.result_table(Facts.read(run)), "selection")[1] == numbers.accuracy(
+        0.75, found.low, found.high
+    )
+    write_run(run.baseline_path("uniform"), "rank", train=RATED)
+    note = plain(results.section(Facts.read(run)).blocks[2].parts)  # type: ignore[union-attr]
+    assert note.endswith("95 % and 99 % Wilson intervals of accuracies, as each ranking was asked for.")
+
+
+def test_what_was_trained_on_after_the_commit_is_called_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "rank", train={"soft": {"epoch": 1}})
+    told = plain(results.weights(Facts.read(run)).parts)
+    for name in ("most probable network", "found network"):
+        assert f"{name}: the supernet's, trained on after the commit" in told
 
 
 # ---- the training and its record ----
