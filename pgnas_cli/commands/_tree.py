@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pgnas_cli.commands._bars import bar
 from pgnas_cli.console import Styled, console, human
+from pgnas_cli.report.structure import Counted
 
 if TYPE_CHECKING:
     from pgnas_cli.report.structure import Architecture, Block, Operation
@@ -22,7 +23,7 @@ _FORKS = (("├ ", "│ "), ("└ ", "  ")), (("|- ", "|  "), ("`- ", "   "))
 
 
 @dataclass
-class Node:
+class Node(Counted):
     """A stage, block or branch, or a single operation.
 
     Args:
@@ -40,19 +41,6 @@ class Node:
         """Every operation in it."""
         own = [] if self.operation is None else [self.operation]
         return own + [operation for child in self.children for operation in child.operations]
-
-    @property
-    def dropped(self) -> bool:
-        """Whether nothing in it is left."""
-        return all(operation.dropped for operation in self.operations)
-
-    @property
-    def params(self) -> int:
-        return sum(operation.params for operation in self.operations)
-
-    @property
-    def kept_params(self) -> int:
-        return sum(operation.kept_params for operation in self.operations)
 
     @property
     def share(self) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pgnas_cli.errors import RunError
 from pgnas_cli.run import RunDirectory, expect, read_json, read_jsonl
@@ -76,8 +75,30 @@ class Edge:
     alive: bool
 
 
+class Counted(ABC):
+    """What holds operations, and what they come to."""
+
+    @property
+    @abstractmethod
+    def operations(self) -> Sequence[Operation]:
+        """In the order of execution."""
+
+    @property
+    def params(self) -> int:
+        return sum(operation.params for operation in self.operations)
+
+    @property
+    def kept_params(self) -> int:
+        return sum(operation.kept_params for operation in self.operations)
+
+    @property
+    def dropped(self) -> bool:
+        """Whether none of the operations is left."""
+        return all(operation.dropped for operation in self.operations)
+
+
 @dataclass(frozen=True)
-class Block:
+class Block(Counted):
     """Operations that belong together.
 
     Args:
@@ -103,19 +124,6 @@ class Block:
     @property
     def operations(self) -> tuple[Operation, ...]:
         return tuple(node for node in self.nodes if isinstance(node, Operation))
-
-    @property
-    def params(self) -> int:
-        return sum(operation.params for operation in self.operations)
-
-    @property
-    def kept_params(self) -> int:
-        return sum(operation.kept_params for operation in self.operations)
-
-    @property
-    def dropped(self) -> bool:
-        """Whether none of its operations is left."""
-        return all(operation.dropped for operation in self.operations)
 
 
 @dataclass(frozen=True)
@@ -215,6 +223,8 @@ def network_of(run: RunDirectory) -> Supernet:
 
 def _chosen(run: RunDirectory, net: Supernet, candidate_id: str | None) -> tuple[str, Masks, str]:
     """(source, masks, id)."""
+    import numpy as np
+
     if candidate_id is None and run.stage("rank") is not None:
         path, hint = run.rank_path / "ranking.json", f"pgnas rank --force --run {run.path}"
         winner = _find(run, expect(read_json(path, hint=hint), "winner", str, path, hint=hint))
