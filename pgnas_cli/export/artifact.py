@@ -109,34 +109,25 @@ def write_artifact(
         )
     with torch.inference_mode():
         logits = network(images)
-    gather = network.gather_indices()
-    config: dict[str, Any] = {
-        "architecture": ARCHITECTURE,
-        "num_classes": spec.num_classes,
-        "num_features": num_features(network),
-        "pretrained_cfg": pretrained_cfg,
-        "model_args": {},
-        "pgnas": {
-            "format": FORMAT,
-            "semantics": SEMANTICS,
-            "backbone": spec.to_json(),
-            "masks": {name: len(mask) for name, mask in masks.items()},
-            "layout": layout,
-            **({"folded": list(folded)} if folded else {}),
-            **section,
-        },
+    structure = {
+        "format": FORMAT,
+        "semantics": SEMANTICS,
+        "backbone": spec.to_json(),
+        "masks": {name: len(mask) for name, mask in masks.items()},
+        "layout": layout,
+        **({"folded": list(folded)} if folded else {}),
     }
     folder = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         save_tensors(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
-        config["pgnas"]["weights_sha256"] = weights_digest(folder)
-        write_json(folder / CONFIG, config)
+        own = {**structure, **section, "weights_sha256": weights_digest(folder)}
+        write_json(folder / CONFIG, _timm_config(spec, network, pretrained_cfg) | {"pgnas": own})
         proof = {
             "masks": torch.from_numpy(pack([masks])[0]),
             "probe_images": images,
             "probe_logits": logits.clone(),
-            **{f"gather.{name}": index for name, index in gather.items()},
+            **{f"gather.{name}": index for name, index in network.gather_indices().items()},
         }
         save_tensors(folder / PROOF, proof)
         write_bytes(folder / CARD, card.encode())
@@ -145,6 +136,17 @@ def write_artifact(
         replace_folder(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _timm_config(spec: BuildSpec, network: nn.Module, pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
+    """The keys of config.json that timm reads."""
+    return {
+        "architecture": ARCHITECTURE,
+        "num_classes": spec.num_classes,
+        "num_features": num_features(network),
+        "pretrained_cfg": pretrained_cfg,
+        "model_args": {},
+    }
 
 
 def num_features(network: nn.Module) -> int:

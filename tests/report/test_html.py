@@ -60,7 +60,7 @@ class Reader(HTMLParser):
 
 
 def written(*blocks: object) -> Reader:
-    section = Section("s", "Section", blocks)  # type: ignore[arg-type]
+    section = Section("s", "Section", blocks)
     return Reader(page(Document("Title", ("Lead",), (section,))))
 
 

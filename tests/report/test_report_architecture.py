@@ -106,7 +106,7 @@ def test_a_drawing_moves_as_a_whole() -> None:
 
     part = Drawing(10, 5, (Rect(1, 1, 3, 3), Path(((0, 0), (2, 2))), Text(1, 2, "x")))
     moved = composed([(100, 50, part)], 200, 100).shapes
-    assert (moved[0].x, moved[0].y) == (101, 51)  # type: ignore[union-attr]
-    assert moved[1].points == ((100, 50), (102, 52))  # type: ignore[union-attr]
+    assert (moved[0].x, moved[0].y) == (101, 51)
+    assert moved[1].points == ((100, 50), (102, 52))
     lines = flowed([part, part, part], width=25, gap=2)
     assert (lines.width, lines.height) == (22, 12)  # two in a line, one below

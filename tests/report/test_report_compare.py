@@ -121,7 +121,7 @@ def test_a_run_against_itself_is_the_same_run(tmp_path: Path) -> None:
 
 def test_only_settings_of_what_both_have_done_are_compared(tmp_path: Path) -> None:
     page = document(facts(tmp_path / "a"), facts(tmp_path / "b", "inflate"))
-    assert plain(next(block.parts for block in page.sections[4].blocks)) == (  # type: ignore[union-attr]
+    assert plain(next(block.parts for block in page.sections[4].blocks)) == (
         "What both runs have done has the same settings."
     )
 

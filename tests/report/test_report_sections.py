@@ -238,14 +238,14 @@ def test_uniform_candidates_need_no_others(tmp_path: Path) -> None:
 
 def test_every_interval_has_the_confidence_that_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "rank", ranking={"confidence": 0.99})
-    note = plain(results.section(Facts.read(run)).blocks[2].parts)  # type: ignore[union-attr]
+    note = plain(results.section(Facts.read(run)).blocks[2].parts)
     assert note.endswith("In parentheses: 99 % Wilson intervals of accuracies.")
     found = wilson(300, 400, 0.99)
     assert column(results.result_table(Facts.read(run)), "selection")[1] == numbers.accuracy(
         0.75, found.low, found.high
     )
     write_run(run.baseline_path("uniform"), "rank", train=RATED)
-    note = plain(results.section(Facts.read(run)).blocks[2].parts)  # type: ignore[union-attr]
+    note = plain(results.section(Facts.read(run)).blocks[2].parts)
     assert note.endswith("95 % and 99 % Wilson intervals of accuracies, as each ranking was asked for.")
 
 

@@ -35,7 +35,7 @@ NETWORKS: dict[str, dict[str, object]] = {
 
 @functools.cache
 def supernet(arch: str) -> Supernet:
-    return registry.build_on_meta(registry.make_spec(arch, Inflation(**NETWORKS[arch]), img_size=32))  # type: ignore[arg-type]
+    return registry.build_on_meta(registry.make_spec(arch, Inflation(**NETWORKS[arch]), img_size=32))
 
 
 def drawn(net: Supernet, seed: int, drop: float = 0.3) -> Masks:
