@@ -6,6 +6,7 @@ what is done stays done.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +114,13 @@ def supplement(
     confidence = ranking["confidence"]
 
     def add(name: str, found: dict[str, Any]) -> None:
-        ranking[name] = found
+        ranking[name] = {**found, "device": str(device)}
         write_json(run.rank_path / RANKING, ranking)
 
     if wanted.front:
-        before = evaluator.images
+        before, started = evaluator.images, time.perf_counter()
         front = fronts(rows, evaluator, candidates, winner.id, confidence=confidence)
-        add("front", {**front, "images": evaluator.images - before})
+        add("front", {**front, "images": evaluator.images - before, "seconds": time.perf_counter() - started})
     if wanted.certify is not None:
         found = certify(
             run, evaluator, candidates, rows, wanted.certify, epochs=wanted.certify_epochs, confidence=confidence,

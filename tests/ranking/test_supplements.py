@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +34,8 @@ from pgnas_cli.training.progress import TrainProgress
 @pytest.fixture(autouse=True)
 def _fixed_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is a matter of the machine: here it grows with the id."""
+
+    monkeypatch.setattr(supplements, "time", SimpleNamespace(perf_counter=count().__next__))  # a second each time
 
     def measure(networks, images, **options):
         return {name: Latency(int(name, 16) * 1e-20, 0.0, 1.0, len(images), 3) for name in networks}
@@ -119,9 +123,10 @@ def test_each_is_what_its_own_module_gives(run: RunDirectory, trained: list[int]
     candidates, rows = read_candidates(run), rows_of(run)
     winner = next(candidate for candidate in candidates if candidate.id == ranking["winner"])
     front = fronts(rows, evaluator, candidates, winner.id, confidence=0.9)
-    assert ranking["front"] == {**front, "images": 0}
-    assert ranking["certify"] == certify(run, evaluator, candidates, rows, 3, epochs=4, confidence=0.9)
-    assert ranking["finetune"] == finetune(run, evaluator, winner, 2, confidence=0.9)
+    assert ranking["front"] == {**front, "images": 0, "seconds": 1}
+    certified = certify(run, evaluator, candidates, rows, 3, epochs=4, confidence=0.9)
+    assert ranking["certify"] == {**certified, "device": "cpu"}
+    assert ranking["finetune"] == {**finetune(run, evaluator, winner, 2, confidence=0.9), "device": "cpu"}
     assert ranking["certify"]["confidence"] == ranking["front"]["confidence"] == 0.9
 
 
