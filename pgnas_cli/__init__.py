@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgnas_cli import export as export
-    from pgnas_cli.export.artifact import load as load
+    from pgnas_cli.export.loading import load as load
     from pgnas_cli.export.verify import verify as verify
     from pgnas_cli.inflation import inflate as inflate
     from pgnas_cli.posterior.candidate import Candidate as Candidate
@@ -31,7 +31,7 @@ _PUBLIC = {
     "Supernet": "pgnas_cli.supernet.supernet",
     "create_run": "pgnas_cli.restore",
     "inflate": "pgnas_cli.inflation",
-    "load": "pgnas_cli.export.artifact",
+    "load": "pgnas_cli.export.loading",
     "rank": "pgnas_cli.ranking.rank",
     "sample": "pgnas_cli.ranking.candidates",
     "train": "pgnas_cli.training.loop",

@@ -108,7 +108,7 @@ def _compare(runs: dict[str, RunDirectory]) -> list[dict[str, Any]]:
     """One row a network: size, latency and test accuracy of each run's winner."""
     import torch
 
-    from pgnas_cli.export.artifact import load_artifact, read_artifact
+    from pgnas_cli.export.reading import load_artifact, read_artifact
     from pgnas_cli.ranking.latency import measure
 
     networks = {name: load_artifact(run.export_path) for name, run in runs.items()}

@@ -12,9 +12,10 @@ from pgnas_cli import restore
 from pgnas_cli.compact import CompactNetwork
 from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import PgnasError, RunError, UsageError
-from pgnas_cli.export.artifact import PROBES, write_artifact
+from pgnas_cli.export.artifact import PROBES
 from pgnas_cli.export.card import draw, render_card
 from pgnas_cli.export.choice import Choice, choose, find_candidate, selection_accuracy
+from pgnas_cli.export.writing import write_artifact
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator

@@ -10,17 +10,9 @@ import torch
 
 from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import DataError, RunError
-from pgnas_cli.export.artifact import (
-    CONFIG,
-    DAMAGED,
-    WEIGHTS,
-    build_artifact,
-    counted_cost,
-    probe_difference,
-    read_artifact,
-    weights_digest,
-)
+from pgnas_cli.export.artifact import CONFIG, DAMAGED, WEIGHTS, weights_digest
 from pgnas_cli.export.export import load_run_candidate
+from pgnas_cli.export.reading import build_artifact, counted_cost, probe_difference, read_artifact
 from pgnas_cli.posterior.candidate import masks_id
 from pgnas_cli.run import RunDirectory
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pgnas_cli import compact as compaction
 from pgnas_cli import registry, restore
 from pgnas_cli.errors import RunError, UsageError
-from pgnas_cli.export.artifact import load, read_artifact
 from pgnas_cli.export.export import export
+from pgnas_cli.export.loading import load
+from pgnas_cli.export.reading import read_artifact
 from pgnas_cli.export.verify import verify
 from pgnas_cli.ranking.candidates import read_candidates, sample
 from pgnas_cli.ranking.rank import rank

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from pgnas_cli.compact.equality import relative_difference
 from pgnas_cli.errors import RunError, UsageError
-from pgnas_cli.export.artifact import load, relative_difference
 from pgnas_cli.export.choice import Choice
 from pgnas_cli.export.export import export
+from pgnas_cli.export.loading import load
 from pgnas_cli.ranking.candidates import read_candidates
 from pgnas_cli.ranking.recalibrate import recalibrated
 from pgnas_cli.run import RunDirectory, load_tensors, read_json, read_jsonl

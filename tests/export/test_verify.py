@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pgnas_cli.errors import RunError
-from pgnas_cli.export.artifact import load
 from pgnas_cli.export.export import export
+from pgnas_cli.export.loading import load
 from pgnas_cli.export.verify import Check, verify
 from pgnas_cli.run import RunDirectory, load_tensors, save_tensors
 
