@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgnas_cli.commands._options import command, print_help_if_alone, with_output_options
+from pgnas_cli.commands.bench import bench
 from pgnas_cli.commands.doctor import doctor
 from pgnas_cli.commands.export import export
 from pgnas_cli.commands.inflate import inflate
@@ -33,6 +34,7 @@ _COMMANDS: dict[str, Any] = {
     "report": report,
     "export": export,
     "verify": verify,
+    "bench": bench,
     "status": status,
     "show": show,
     "zoo": zoo_app,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgnas_cli.errors import UsageError as UsageError  # part of what plugins import
+from pgnas_cli.strict_json import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 API_VERSION = 1
 SMALL_IMAGE = 64
 """Up to this image size the default stem is a 3x3 convolution with stride 1 and no pooling."""
+MOST = {"kernels": 99, "branches": 1_000, "growth": 10_000}
+"""Largest value of a field of Inflation, far above any network: a larger one is a slip, or meant to exhaust memory."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Inflation:
             raise UsageError(f"stem {self.stem!r} was given, it should be auto, small or backbone", "--stem auto")
         if len(set(self.kernels)) != len(self.kernels):
             raise UsageError(f"a kernel size is named twice in {','.join(map(str, self.kernels))}", "--kernels 1,3,5,9")
+        for name, values in (("kernels", self.kernels), ("branches", (self.branches,)), ("growth", (self.growth,))):
+            if large := [value for value in values if value is not None and value > MOST[name]]:
+                raise UsageError(f"{name} {shown(large[0])} was given, it should be at most {MOST[name]}")
 
     def changed(self) -> list[str]:
         """Names of the fields that differ from the plain backbone."""
@@ -118,9 +124,10 @@ class BuildSpec:
         }  # fmt: skip
         for name, kind in kinds.items():
             if not isinstance(data.get(name), kind) or isinstance(data[name], bool):
-                raise UsageError(f"model description: key {name!r} should be {kind.__name__}, not {data.get(name)!r}")
+                found = shown(data.get(name))
+                raise UsageError(f"model description: key {name!r} should be {kind.__name__}, not {found}")
         if unknown := sorted(set(data) - set(kinds)):
-            raise UsageError(f"model description: unknown key {unknown[0]!r}")
+            raise UsageError(f"model description: unknown key {shown(unknown[0])}")
         if not 0 <= data["seed"] < 2**63:
             raise UsageError(f"model description: seed is {data['seed']}, it should lie in 0..2^63-1")
         for name, most in (("num_classes", 10_000_000), ("in_chans", 10_000), ("img_size", 100_000)):
@@ -144,7 +151,9 @@ def _inflation_from_json(document: Mapping[str, Any]) -> Inflation:
         or not isinstance(document["surrogate_pools"], bool)
         or not whole
     ):
-        raise UsageError(f"model description: inflation has a value of the wrong type: {dict(document)!r}")
+        raise UsageError(f"model description: inflation has a value of the wrong type: {shown(dict(document))}")
+    if not 0 < width < 1000:  # also of a whole number that is too large for a float
+        raise UsageError(f"model description: width is {shown(width)}, it should lie above 0 and below 1000")
     return Inflation(**{**document, "width": float(width), "kernels": tuple(kernels)})
 
 

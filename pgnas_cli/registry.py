@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pgnas_cli.supernet.supernet import Supernet
 
 GROUP = "pgnas.zoo"
+OWN = "pgnas"
+"""The distribution whose plugins are pgnas's own."""
 FALLBACK = "timm_cnn"
 """A named family beats this plugin, which takes any other timm network."""
 
@@ -40,6 +43,11 @@ class PluginStatus:
     plugin: ZooPlugin | None
     problem: str = ""
     left_out: ZooPlugin | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether pgnas itself brings it."""
+        return self.distribution.partition(" ")[0] == OWN
 
 
 @functools.cache
@@ -162,8 +170,8 @@ def make_spec(
     return BuildSpec(plain, plugin.name, inflation, classes, channels, size, seed, status.distribution)
 
 
-def build_backbone(spec: BuildSpec, *, pretrained: bool | Path = False) -> tuple[nn.Module, Mapping[str, Any]]:
-    """The plain network of a spec on the current default device, and its gate groups.
+def build_model(spec: BuildSpec, *, pretrained: bool | Path = False) -> nn.Module:
+    """The plain network of a spec on the current default device.
 
     Raises:
         UsageError: the plugin refuses the request.
@@ -172,7 +180,7 @@ def build_backbone(spec: BuildSpec, *, pretrained: bool | Path = False) -> tuple
     from torch import nn
 
     status, plugin, plain = find(f"{spec.plugin}:{spec.arch}")
-    try:
+    with _plugin_code(status, plugin, plain):
         model = plugin.build(
             plain,
             spec.inflation,
@@ -181,27 +189,45 @@ def build_backbone(spec: BuildSpec, *, pretrained: bool | Path = False) -> tuple
             img_size=spec.img_size,
             pretrained=pretrained,
         )
+    _expect(status, plugin, "build", model, nn.Module)
+    return model
+
+
+def build_backbone(spec: BuildSpec, *, pretrained: bool | Path = False) -> tuple[nn.Module, Mapping[str, Any]]:
+    """`build_model`, and the gate groups of the network."""
+    model = build_model(spec, pretrained=pretrained)
+    status, plugin, plain = find(f"{spec.plugin}:{spec.arch}")
+    with _plugin_code(status, plugin, plain):
         groups = plugin.gate_groups(model)
+    _expect(status, plugin, "gate_groups", groups, Mapping)
+    return model, groups
+
+
+@contextlib.contextmanager
+def _plugin_code(status: PluginStatus, plugin: ZooPlugin, arch: str) -> Iterator[None]:
+    """What a plugin raises while it builds `arch` is its refusal, or its fault."""
+    try:
+        yield
     except PgnasError:
         raise
     except (ValueError, RuntimeError, TypeError) as error:
         raise UsageError(
-            f"{plugin.name} ({status.distribution}) cannot build {spec.arch}: {error}", "pgnas zoo show " + plain
+            f"{plugin.name} ({status.distribution}) cannot build {arch}: {error}", "pgnas zoo show " + arch
         ) from error
     except (AttributeError, LookupError, AssertionError, ArithmeticError, ImportError) as error:
         raise PgnasError(
-            f"the plugin {plugin.name} of {status.distribution} fails to build {spec.arch}: "
-            f"{type(error).__name__}: {error}",
+            f"the plugin {plugin.name} of {status.distribution} fails to build {arch}: {type(error).__name__}: {error}",
             "run again with --debug for the traceback, and report it to the plugin's authors",
         ) from error
-    for what, value, kind in (("build", model, nn.Module), ("gate_groups", groups, Mapping)):
-        if not isinstance(value, kind):
-            raise PgnasError(
-                f"the plugin {plugin.name} of {status.distribution} breaks its contract: {what} returns a "
-                f"{type(value).__name__}, not a {kind.__name__}",
-                "report it to the plugin's authors",
-            )
-    return model, groups
+
+
+def _expect(status: PluginStatus, plugin: ZooPlugin, what: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise PgnasError(
+            f"the plugin {plugin.name} of {status.distribution} breaks its contract: {what} returns a "
+            f"{type(value).__name__}, not a {kind.__name__}",
+            "report it to the plugin's authors",
+        )
 
 
 def build(spec: BuildSpec, *, pretrained: bool | Path = False) -> Supernet:

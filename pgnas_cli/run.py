@@ -27,8 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from pgnas_cli.errors import RunError, UsageError
+from pgnas_cli.strict_json import parse_json
 
 FORMAT = 1
+MOST_JSON = 2**26
+"""Bytes of a JSON document, 64 MiB: the record of the longest run has a few."""
 STAGES = ("inflate", "train", "sample", "rank", "export")
 OUTPUTS = {
     "inflate": ("supernet.safetensors",),
@@ -90,17 +93,22 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_json(path: Path, *, hint: str = "") -> dict[str, Any]:
-    """Read one JSON object; RunError with the file and the place if it is not one."""
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing", hint) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is not valid JSON: {error}", hint) from None
-    if not isinstance(document, dict):
-        raise RunError(f"{path} should hold a JSON object, not a {type(document).__name__}", hint)
-    return document
+def read_json(path: Path, *, hint: str = "", most: int = MOST_JSON) -> dict[str, Any]:
+    """Read one JSON object of at most `most` bytes.
+
+    Raises:
+        RunError: with the file and the place, if it is missing, no plain file, too large, or not one object.
+    """
+    if not path.is_file():
+        raise RunError(absent(path), hint)
+    if (size := path.stat().st_size) > most:
+        raise RunError(f"{path} has {size} bytes, at most {most} are read", hint)
+    return parse_json(path.read_bytes(), str(path), hint=hint)
+
+
+def absent(path: Path) -> str:
+    """What to say of a path that is not a file."""
+    return f"{path} is missing" + (": what is there is no plain file" if path.exists() else "")
 
 
 def read_jsonl(path: Path, *, hint: str = "", whole_lines: bool = False) -> list[dict[str, Any]]:
@@ -357,13 +365,14 @@ def load_tensors(path: Path, *, hint: str, names: Iterable[str] | None = None) -
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise RunError(f"{path} is missing", hint)
+        raise RunError(absent(path), hint)
     try:
         with safe_open(path, "pt", device="cpu") as file:
             wanted = file.keys() if names is None else names
             return {name: file.get_tensor(name) for name in wanted}, dict(file.metadata() or {})
-    except (SafetensorError, ValueError, OSError) as error:
-        raise RunError(f"{path} is damaged or truncated ({error})", hint) from None
+    except (SafetensorError, ValueError, OSError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]  # of a dtype or size that torch does not have, too
+        raise RunError(f"{path} is damaged or truncated ({reason})", hint) from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:

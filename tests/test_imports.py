@@ -37,7 +37,7 @@ ORDER = (
     ("compact",),
     ("recipe_file",),
     ("plugin", "recipe", "run", "sizes"),
-    ("sizes",),
+    ("sizes", "strict_json"),
     ("errors",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 
-class _IndexLayer(nn.Module):
+class IndexLayer(nn.Module):
     """A layer around a constant index [n] of channel positions, which is no part of the state dict."""
 
     index: Tensor
@@ -19,7 +19,7 @@ class _IndexLayer(nn.Module):
         return f"channels={self.index.numel()}"
 
 
-class ChannelGather(_IndexLayer):
+class ChannelGather(IndexLayer):
     """y[:, i] = x[:, index[i]]; a view where the index is one range."""
 
     def __init__(self, index: Tensor) -> None:
@@ -34,7 +34,7 @@ class ChannelGather(_IndexLayer):
         return x.index_select(1, self.index)
 
 
-class ChannelScatter(_IndexLayer):
+class ChannelScatter(IndexLayer):
     """y[:, index[i]] = x[:, i], 0 elsewhere."""
 
     def __init__(self, index: Tensor, channels: int) -> None:
@@ -47,7 +47,7 @@ class ChannelScatter(_IndexLayer):
         return zeros.index_copy(1, self.index, x)
 
 
-class ChannelAdd(_IndexLayer):
+class ChannelAdd(IndexLayer):
     """y = x, y[:, index[i]] += part[:, i]: a sum whose second operand is dead in some channels."""
 
     def forward(self, x: Tensor, part: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class CompactNetwork(fx.GraphModule):
     def gather_indices(self) -> dict[str, Tensor]:
         """Name -> int64 index [n] of every gather, scatter and partial sum; the names depend on the network and the
         masks only."""
-        layers = ((name, m) for name, m in self.named_modules() if isinstance(m, _IndexLayer))
+        layers = ((name, m) for name, m in self.named_modules() if isinstance(m, IndexLayer))
         return {name.split(".", 1)[1]: layer.index for name, layer in layers}
 
     def extra_repr(self) -> str:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pgnas_cli import restore
-from pgnas_cli.compact import CompactNetwork
-from pgnas_cli.compact.equality import TOLERANCE, relative_difference
-from pgnas_cli.errors import PgnasError, RunError, UsageError
-from pgnas_cli.export.artifact import PROBES
-from pgnas_cli.export.card import draw, render_card
+from pgnas_cli.errors import RunError
+from pgnas_cli.export.artifact import PICTURE, PROBES, PROOF, WEIGHTS
+from pgnas_cli.export.card import FRONT, draw, draw_front, render_card
 from pgnas_cli.export.choice import Choice, choose, find_candidate, selection_accuracy
+from pgnas_cli.export.deployment import Built, Deployment, build, file_writer
+from pgnas_cli.export.facts import card_facts
+from pgnas_cli.export.rounded import round_choice, rounded_candidates
 from pgnas_cli.export.writing import write_artifact
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import sampled_supernet
@@ -24,8 +24,6 @@ from pgnas_cli.run import RunDirectory, expect, read_json
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.data import Data
 
-LAYOUTS = ("gather", "dense")
-
 
 def export(
     run: RunDirectory,
@@ -34,20 +32,30 @@ def export(
     at: str | None = None,
     output: Path | None = None,
     layout: str = "gather",
+    fold_bn: bool = False,
+    round_to: int | None = None,
+    onnx: bool = False,
+    pt2: bool = False,
+    license: str | None = None,
     data_dir: Path | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Write the compact network of a run's winner, or of another candidate, as an artifact.
 
-    Masked, compact and reloaded network are compared on the probe images before the artifact takes its place. The test
-    split is not read: an artifact has a test accuracy where ranking has evaluated its network, which is the winner.
+    Masked, compact and reloaded network are compared on the probe images before the artifact takes its place, and so is
+    what every further option makes of them. The test split is not read: an artifact has a test accuracy where ranking
+    has evaluated its network, which is the winner.
 
     Args:
         run: a ranked run.
         candidate: an id, or its beginning; the winner if None.
         at: instead, the best-ranked candidate with at most so many parameters: "10M", or "0.5x" of the supernet's.
         output: folder; the run's own export folder if None.
-        layout: "gather" or "dense".
+        layout: "gather", "dense", or "auto": the one that is faster on this machine.
+        fold_bn: fold BatchNorms into the convolutions in front of them.
+        round_to: round the candidate's widths to multiples of this, which makes it another network.
+        onnx, pt2: also write model.onnx, model.pt2.
+        license: of the network, for the card.
         data_dir, workers: as in training.
 
     Returns:
@@ -55,69 +63,79 @@ def export(
 
     Raises:
         RunError: the run has not been ranked.
-        UsageError: no candidate, or several, begin with that id; none is so small; the folder holds something else.
-        PgnasError: the compact network differs from the masked one. Nothing is written.
+        UsageError: no candidate, or several, begin with that id; none is so small; the folder holds something else; a
+            package is not installed.
+        PgnasError: one form of the network differs from another. Nothing is written.
     """
-    if layout not in LAYOUTS:
-        raise UsageError(f"--layout {layout!r} was given, it should be {' or '.join(LAYOUTS)}", "--layout gather")
+    wanted = Deployment(layout, fold_bn, onnx, pt2)
     run.begin("export")
     ranking_path, hint = run.rank_path / "ranking.json", f"pgnas rank --force --run {run.path}"
     ranking = read_json(ranking_path, hint=hint)
     winner = expect(ranking, "winner", str, ranking_path, hint=hint)
-    choice = choose(run, winner, candidate, at)
-    chosen = choice.candidate
-    data = same_data(run, data_dir=data_dir, workers=workers)
-    net = sampled_supernet(run)
     recalibrate = expect(ranking, "recalibrate", int, ranking_path, hint=hint)
-    evaluator = Evaluator(net, data, torch.device("cpu"), recalibrate=recalibrate)
-    images = data.probe(PROBES)
-    network, difference = proved_compact(evaluator, chosen, images, layout)
-    folded = net.untouched(chosen.masks)
-    section = describe(run, choice, ranking, is_winner=chosen.id == winner)
-    assert net.spec is not None
+    choice = choose(run, winner, candidate, at)
+    data = same_data(run, data_dir=data_dir, workers=workers)
+    evaluator = Evaluator(sampled_supernet(run), data, torch.device("cpu"), recalibrate=recalibrate)
+    rounded = None
+    if round_to is not None:
+        choice, rounded = round_choice(run, evaluator, choice, round_to)
+    built = build(evaluator, choice.candidate, data.probe(PROBES), wanted)
+    section = describe(run, choice, ranking, is_winner=choice.candidate.id == winner, rounded=rounded)
+    section |= {"license": license} if license is not None else {}
+    section |= {"layout_choice": built.layout_choice} if built.layout_choice is not None else {}
+    front = draw_front(run, choice, ranking)
     target = output.absolute() if output is not None else run.export_path
-    section["stored_params"] = sum(parameter.numel() for parameter in network.parameters())
-    picture, section["architecture"] = draw(net, chosen)
-    write_artifact(
-        target, network, net.spec, dict(chosen.masks), images, layout=layout, folded=folded, section=section,
-        pretrained_cfg=input_description(data), card=render_card(net.spec, section), picture=picture,
-    )  # fmt: skip
-    record = {
-        "candidate": chosen.id,
-        "chosen_by": choice.by,
-        "max_params": choice.max_params,
-        "selection_accuracy": section["selection_accuracy"],
-        "test_accuracy": section["test_accuracy"],
-        "path": str(target) if output is not None else "export",
-        "params": chosen.params,
-        "macs": chosen.macs,
-        "layout": layout,
-        "masked_difference": difference,
-        "sizes": three_sizes(net, chosen),
-    }
+    _write(target, evaluator, choice.candidate, built, section, wanted, {} if front is None else {FRONT: front})
+    record = {**_record(choice, built, section), "path": str(target) if output is not None else "export"}
+    record["sizes"] = three_sizes(evaluator.net, choice.candidate)
     run.finish("export", record)
     return record
 
 
-def proved_compact(
-    evaluator: Evaluator, candidate: Candidate, images: Tensor, layout: str
-) -> tuple[CompactNetwork, float]:
-    """The compact network of a candidate as it was ranked, and its relative difference from the masked one.
+def _write(
+    target: Path,
+    evaluator: Evaluator,
+    candidate: Candidate,
+    built: Built,
+    section: dict[str, Any],
+    wanted: Deployment,
+    pictures: dict[str, bytes],
+) -> None:
+    """Complete the section, draw the network and write; `built.differences` gains those of the files."""
+    net, data = evaluator.net, evaluator.data
+    assert net.spec is not None
+    images = data.probe(PROBES)
+    section["stored_params"] = sum(parameter.numel() for parameter in built.network.parameters())
+    picture, section["architecture"] = draw(net, candidate)
+    pictures = {PICTURE: picture, **pictures}
+    files = [WEIGHTS, PROOF, *pictures, *wanted.files]
+    told = {**section, "layout": built.layout, "fold_bn": wanted.fold_bn, "files": dict.fromkeys(files)}
+    card = render_card(net.spec, told, class_names=data.class_names)
+    write_artifact(
+        target, built.network, net.spec, dict(candidate.masks), images, layout=built.layout,
+        folded=net.untouched(candidate.masks), fold_bn=wanted.fold_bn, section=section,
+        pretrained_cfg=input_description(data), card=card, pictures=pictures,
+        extra=[file_writer(built.network, images, wanted, built.differences)],
+    )  # fmt: skip
 
-    Raises:
-        PgnasError: they differ by more than 1e-5.
-    """
-    with evaluator.ready(candidate), torch.inference_mode():
-        masked = evaluator.net(images)
-        network = evaluator.net.compact(candidate, layout=layout)
-        difference = relative_difference(network(images), masked)
-    if difference > TOLERANCE:
-        raise PgnasError(
-            f"the compact network of {candidate.id} differs from the masked one by {difference:.1e}, "
-            f"at most {TOLERANCE:.0e} is allowed",
-            "this is a bug: report it with the run's run.json",
-        )
-    return network, difference
+
+def _record(choice: Choice, built: Built, section: dict[str, Any]) -> dict[str, Any]:
+    """What run.json keeps of an export."""
+    differences = dict(built.differences)
+    return {
+        "candidate": choice.candidate.id,
+        "chosen_by": choice.by,
+        "max_params": choice.max_params,
+        "selection_accuracy": section["selection_accuracy"],
+        "test_accuracy": section["test_accuracy"],
+        "params": choice.candidate.params,
+        "macs": choice.candidate.macs,
+        "layout": built.layout,
+        "masked_difference": differences.pop("masked"),
+        **({"folded_difference": differences.pop("folded")} if "folded" in differences else {}),
+        **({"file_differences": differences} if differences else {}),
+        **{key: section[key] for key in ("rounded", "layout_choice", "license") if key in section},
+    }
 
 
 def three_sizes(net: Supernet, candidate: Candidate) -> dict[str, int]:
@@ -151,8 +169,16 @@ def input_description(data: Data) -> dict[str, Any]:
     }
 
 
-def describe(run: RunDirectory, choice: Choice, ranking: dict[str, Any], *, is_winner: bool) -> dict[str, Any]:
-    """What the "pgnas" section of config.json says besides the structure. Only numbers that stand in the run."""
+def describe(
+    run: RunDirectory,
+    choice: Choice,
+    ranking: dict[str, Any],
+    *,
+    is_winner: bool,
+    rounded: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What the "pgnas" section of config.json says besides the structure. Only numbers that stand in the run, and those
+    of a rounding."""
     candidate = choice.candidate
     train, sample = run.require("train"), run.require("sample")
     data = {k: v for k, v in train["data"].items() if k not in ("location", "class_names", "corrupt")}
@@ -162,7 +188,8 @@ def describe(run: RunDirectory, choice: Choice, ranking: dict[str, Any], *, is_w
     if is_winner:
         scores = {name: ranking[name] for name in ("selection_accuracy", "test_accuracy")}
     else:
-        scores = {"selection_accuracy": selection_accuracy(run, candidate.id), "test_accuracy": None}
+        found = selection_accuracy(run, candidate.id) if rounded is None else rounded["selection_accuracy"]
+        scores = {"selection_accuracy": found, "test_accuracy": None}
     recipe = restore.run_recipe(run)
     return {
         "versions": dict(run.manifest()["versions"]),
@@ -180,6 +207,8 @@ def describe(run: RunDirectory, choice: Choice, ranking: dict[str, Any], *, is_w
                     "recalibrate": ranking["recalibrate"], "sample_seed": sample["seed"], "winner": is_winner},
         "data": data,
         **scores,
+        **({"rounded": rounded} if rounded is not None else {}),
+        **card_facts(run, choice, ranking),
     }  # fmt: skip
 
 
@@ -187,6 +216,11 @@ def load_run_candidate(
     run: RunDirectory, candidate_id: str, data_dir: Path | None = None
 ) -> tuple[Evaluator, Candidate]:
     """A run's supernet, ready to compute as one of its candidates exactly as ranking and export did.
+
+    Args:
+        run: a ranked run.
+        candidate_id: of a candidate, or of a rounded one that was exported.
+        data_dir: as in training.
 
     Raises:
         RunError, DataError: the run or its data have changed.
@@ -199,4 +233,5 @@ def load_run_candidate(
         )
     data = same_data(run, data_dir=data_dir)
     evaluator = Evaluator(sampled_supernet(run), data, torch.device("cpu"), recalibrate=recalibrate)
-    return evaluator, find_candidate(run, candidate_id)
+    rounded = [found for found in rounded_candidates(run) if found.id == candidate_id]
+    return evaluator, rounded[0] if rounded else find_candidate(run, candidate_id)

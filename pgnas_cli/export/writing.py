@@ -1,15 +1,23 @@
-"""Writing an artifact: into a folder beside its place, which it takes when it is whole and has been loaded again."""
+"""Writing an artifact: into a folder beside its place, which it takes when it is whole and has been loaded again.
+
+The same run gives the same bytes: nothing in it is a time, a path or a random number.
+"""
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import fcntl
+import hashlib
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pgnas_cli import compact as compaction
 from pgnas_cli.errors import UsageError
@@ -18,17 +26,17 @@ from pgnas_cli.export.artifact import (
     CARD,
     CONFIG,
     FORMAT,
-    PICTURE,
     PROOF,
     SEMANTICS,
     WEIGHTS,
     is_artifact,
     weights_digest,
 )
+from pgnas_cli.export.maps import find_classifier, find_first_convolutions
 from pgnas_cli.export.reading import load_artifact
 from pgnas_cli.plugin import BuildSpec
 from pgnas_cli.posterior.candidate import pack
-from pgnas_cli.run import replace_folder, save_tensors, write_bytes, write_json
+from pgnas_cli.run import remove, replace_folder, save_tensors, write_bytes, write_json
 
 
 def write_artifact(
@@ -40,28 +48,33 @@ def write_artifact(
     *,
     layout: str,
     folded: Sequence[str] = (),
+    fold_bn: bool = False,
     section: dict[str, Any],
     pretrained_cfg: dict[str, Any],
     card: str,
-    picture: bytes,
+    pictures: Mapping[str, bytes],
+    extra: Sequence[Callable[[Path], None]] = (),
 ) -> None:
     """Write an artifact beside `target` and put it in its place when it is whole and has been loaded again.
 
     Args:
         target: folder; an artifact in it is replaced, anything else is refused.
-        network: the compact network, in evaluation mode, on the CPU.
+        network: the compact network, in evaluation mode, on the CPU, with BatchNorms folded if `fold_bn`.
         spec: how its backbone is built.
         masks: of the candidate, in the network's order.
         images: probe images [P, C, H, W], normalised.
         layout: of the compact network.
         folded: the surrogates that were left out of it, `Supernet.untouched`.
+        fold_bn: whether `fold_batch_norms` was applied to it.
         section: what else the "pgnas" section says.
         pretrained_cfg: timm's description of the input.
         card: text of README.md.
-        picture: the PNG file that the card shows.
+        pictures: file name -> the PNG file.
+        extra: each is called with the unfinished folder and writes further files into it, such as model.onnx; what it
+            raises is passed on, and nothing is left.
 
     Raises:
-        UsageError: `target` holds something that is no artifact.
+        UsageError: `target` holds something that is no artifact, or another process writes to it now.
     """
     if target.exists() and not is_artifact(target) and not (target.is_dir() and not any(target.iterdir())):
         raise UsageError(
@@ -69,6 +82,7 @@ def write_artifact(
         )
     with torch.inference_mode():
         logits = network(images)
+    packed = pack([masks])[0]
     structure = {
         "format": FORMAT,
         "semantics": SEMANTICS,
@@ -76,36 +90,105 @@ def write_artifact(
         "masks": {name: len(mask) for name, mask in masks.items()},
         "layout": layout,
         **({"folded": list(folded)} if folded else {}),
+        **({"fold_bn": True} if fold_bn else {}),
     }
-    folder = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with beside(target) as folder:
         save_tensors(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
-        own = {**structure, **section, "weights_sha256": weights_digest(folder)}
-        write_json(folder / CONFIG, _timm_config(spec, network, pretrained_cfg) | {"pgnas": own})
         proof = {
-            "masks": torch.from_numpy(pack([masks])[0]),
+            "masks": torch.from_numpy(packed),
             "probe_images": images,
             "probe_logits": logits.clone(),
             **{f"gather.{name}": index for name, index in network.gather_indices().items()},
         }
         save_tensors(folder / PROOF, proof)
+        for name, picture in pictures.items():
+            write_bytes(folder / name, picture)
+        for write in extra:
+            write(folder)
+        own = {**structure, **section, "weights_sha256": weights_digest(folder), "files": _described(folder)}
+        for_timm = {"structure": {**structure, "kept": base64.b64encode(packed.tobytes()).decode()}}
+        config = _timm_config(spec, network, pretrained_cfg, for_timm)
+        write_json(folder / CONFIG, {**config, "pgnas": own})
         write_bytes(folder / CARD, card.encode())
-        write_bytes(folder / PICTURE, picture)
         load_artifact(folder)
         replace_folder(folder, target)
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, locked while it is written; it is gone afterwards.
+
+    What a process that was killed has left there is removed.
+
+    Raises:
+        UsageError: another process writes to `target` now.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.writing")
+    busy = UsageError(
+        f"another process writes an export to {target}", "wait until it is done, or name another --output"
+    )
+    folder.mkdir(exist_ok=True)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # put in its place this moment
+        raise busy from None
+    try:
+        if not _locked(handle, folder):
+            raise busy
+        for left in folder.iterdir():
+            remove(left)
+        try:
+            yield folder
+        finally:
+            if _same(handle, folder):  # not in the place of `target` by now
+                shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
-def _timm_config(spec: BuildSpec, network: nn.Module, pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
+def _locked(handle: int, folder: Path) -> bool:
+    """Lock the open folder; False if it is another's, or no longer the one at that path."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return _same(handle, folder)
+
+
+def _same(handle: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(folder))
+    except FileNotFoundError:
+        return False
+
+
+def _described(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> SHA-256 and size in bytes of every file in a folder."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found[path.name] = {"sha256": digest, "size": path.stat().st_size}
+    return found
+
+
+def _timm_config(
+    spec: BuildSpec, network: fx.GraphModule, pretrained_cfg: Mapping[str, Any], model_args: dict[str, Any]
+) -> dict[str, Any]:
     """The keys of config.json that timm reads."""
+    first = find_first_convolutions(network)
+    classifier = find_classifier(network)
     return {
         "architecture": ARCHITECTURE,
         "num_classes": spec.num_classes,
         "num_features": num_features(network),
-        "pretrained_cfg": pretrained_cfg,
-        "model_args": {},
+        "pretrained_cfg": {
+            **pretrained_cfg,
+            "first_conv": first[0] if len(first) == 1 else first,
+            "classifier": classifier or None,
+        },
+        "model_args": model_args,
     }
 
 

@@ -30,7 +30,9 @@ class SurrogateConv2d(nn.Conv2d):
 
     def reset_parameters(self) -> None:
         """W = I."""
-        nn.init.dirac_(self.weight)
+        with torch.no_grad():  # nn.init.dirac_ takes a step for every channel
+            identity = torch.eye(self.in_channels, dtype=self.weight.dtype, device=self.weight.device)
+            self.weight.copy_(identity[:, :, None, None])
 
     def is_identity(self) -> bool:
         """Whether W is still exactly the identity; False on the meta device, where there are no weights."""

@@ -1,4 +1,4 @@
-"""Runs the installed program `pgnas`, as a user does."""
+"""Runs the installed program `pgnas`, as a user does; or the same in a process forked from one that knows torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import forking
 import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -50,6 +51,19 @@ def pgnas(tmp_path: Path, environment: dict[str, str]) -> Run:
             text=True,
             timeout=600,
         )
+
+    return run
+
+
+@pytest.fixture
+def forked(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Run:
+    """As `pgnas`, without the seconds that a new program takes to import torch: for commands that need it."""
+
+    def run(
+        *args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        outputs = tmp_path_factory.mktemp("forked")
+        return forking.run(args, cwd=cwd or tmp_path, env=environment | dict(env or {}), outputs=outputs)
 
     return run
 

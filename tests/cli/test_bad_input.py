@@ -6,9 +6,7 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from pgnas_cli.training.checkpoint import last_checkpoint
 from pgnas_cli.training.loop import train
 from pgnas_cli.training.progress import TrainProgress
 
-PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
 TINY = "shakeshake26_2x4d"
 
 
@@ -258,10 +255,9 @@ def test_results_that_are_damaged(at, capsys, tmp_path: Path, stage: str, name: 
     refused(capsys, f"{command} --run run", 3, path.name, "pgnas")
 
 
-# ---- real processes ----
+# ---- real processes, and real limits ----
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message", "hint"),
     [
@@ -270,28 +266,31 @@ def test_results_that_are_damaged(at, capsys, tmp_path: Path, stage: str, name: 
         ("sample --run run", 3, "no finished train stage", "pgnas train --run run"),
     ],
 )
-def test_from_the_shell(at, pgnas, tmp_path: Path, arguments: str, code: int, message: str, hint: str) -> None:
+def test_from_the_shell(at, forked, tmp_path: Path, arguments: str, code: int, message: str, hint: str) -> None:
     at("inflated")
-    done = pgnas(*arguments.split(), cwd=tmp_path)
+    done = forked(*arguments.split(), cwd=tmp_path)
     check(done.returncode, done.stdout, done.stderr, code, message, hint)
 
 
-def with_little_space(folder: Path, environment: dict[str, str], *arguments: str, limit: int) -> tuple[int, str, str]:
-    """The installed `pgnas` under a real limit of `limit` bytes a file."""
-    done = subprocess.run(
-        [PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+def with_little_space(
+    capsys: pytest.CaptureFixture[str], *arguments: str, limit: int = 100_000
+) -> tuple[int, str, str]:
+    """`pgnas` in this process under a real limit of `limit` bytes a file: exit code, stdout, stderr."""
+    capsys.readouterr()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        code = main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return code, *capsys.readouterr()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
 @pytest.mark.parametrize("named", [(), ("--run", "mine")])
-def test_no_space_for_a_run_leaves_none(at, environment, tmp_path: Path, named: tuple[str, ...]) -> None:
+def test_no_space_for_a_run_leaves_none(at, capsys, tmp_path: Path, named: tuple[str, ...]) -> None:
     arguments = ("inflate", TINY, "--in-chans", "1", "--img-size", "8", *named)
-    code, out, err = with_little_space(tmp_path, environment, *arguments, limit=100_000)
+    code, out, err = with_little_space(capsys, *arguments)
     check(code, out, err, 1, "no space left for", "free some space")
     assert "supernet.safetensors" in err
     assert [path for path in tmp_path.rglob("*") if path.name != "runs"] == []
@@ -299,7 +298,7 @@ def test_no_space_for_a_run_leaves_none(at, environment, tmp_path: Path, named: 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
-def test_no_space_for_a_checkpoint_keeps_the_last_one(at, stages, environment, tmp_path: Path) -> None:
+def test_no_space_for_a_checkpoint_keeps_the_last_one(at, stages, capsys, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / at("inflated"))
 
     def stop(progress: TrainProgress) -> None:
@@ -311,7 +310,7 @@ def test_no_space_for_a_checkpoint_keeps_the_last_one(at, stages, environment, t
     kept, _ = last_checkpoint(run)
     assert (kept.epoch, run.stage("train")) == (1, None)
     before = {path.name: path.read_bytes() for path in kept.path.iterdir()}
-    code, out, err = with_little_space(tmp_path, environment, "train", "--run", "run", "--resume", limit=100_000)
+    code, out, err = with_little_space(capsys, "train", "--run", "run", "--resume")
     check(code, out, err, 1, "no space left for", "free some space")
     assert [path.name for path in run.checkpoints_path.iterdir()] == [kept.path.name]
     assert {path.name: path.read_bytes() for path in kept.path.iterdir()} == before

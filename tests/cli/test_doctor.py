@@ -25,8 +25,8 @@ def image_folder(root: Path, *splits: str) -> Path:
     return root
 
 
-def test_the_table_has_a_row_for_everything(pgnas: Run) -> None:
-    done = pgnas("doctor")
+def test_the_table_has_a_row_for_everything(forked: Run) -> None:
+    done = forked("doctor")
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[0] == ["area", "item", "state", "detail"]

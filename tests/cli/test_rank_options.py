@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 import torch
 
@@ -27,7 +26,6 @@ from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, read_json, read_jsonl
 from pgnas_cli.training.loop import train
 
-PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
 BESIDES = ("--front", "--certify", "3", "--certify-epochs", "1", "--finetune", "1", "--evolve", "8")
 
 
@@ -228,16 +226,14 @@ def test_bars_show_who_leads_and_what_is_trained(run: RunDirectory, monkeypatch:
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on_and_ends_the_same(run: RunDirectory, tmp_path: Path, environment) -> None:
+def test_killed_in_the_middle_it_goes_on_and_ends_the_same(
+    run: RunDirectory, tmp_path: Path, environment, forked
+) -> None:
     sample(run, n=56, seed=3, force=True)
     other = RunDirectory(shutil.copytree(run.path, tmp_path / "other"))
 
     def command(run: RunDirectory) -> list[str]:
-        return [str(PROGRAM), "rank", "--run", str(run.path), "--device", "cpu", "--evolve", "8", "--quiet"]
-
-    def finish(run: RunDirectory) -> None:
-        done = subprocess.run(command(run), env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        return ["rank", "--run", str(run.path), "--device", "cpu", "--evolve", "8", "--quiet"]
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -245,16 +241,19 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(run: RunDirectory, tm
         rank(run, device="cpu", evolve=8)
     finally:
         torch.set_num_threads(threads)
-    with subprocess.Popen(command(other), env=environment, stdout=subprocess.DEVNULL) as process:
+    outputs = {"out": tmp_path / "out", "err": tmp_path / "err"}
+    with forking.started(command(other), cwd=tmp_path, env=environment, **outputs) as process:
         deadline = time.monotonic() + 240
         while len(list((other.path / FOLDER).glob("*.safetensors"))) < 2:
-            assert process.poll() is None, "it ended before it was killed"
+            assert process.is_alive(), "it ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert not other.rank_path.exists()
-    finish(other)
+    done = forked(*command(other))
+    assert done.returncode == 0, done.stderr
     for name in ("leaderboard.jsonl", "candidates.jsonl"):
         assert (other.rank_path / name).read_bytes() == (run.rank_path / name).read_bytes()
     ranking = stored(other)

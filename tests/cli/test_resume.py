@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import subprocess
-import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 
@@ -18,10 +17,9 @@ from pgnas_cli import inflate, restore
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
 
 EPOCHS = 3
-RECIPE = ("--recipe", "posterior", "--data", "digits", "--limit-train", "640", "--batch-size", "16",
+RECIPE = ("--recipe", "posterior", "--data", "digits", "--limit-train", "480", "--batch-size", "16",
           "--target-params", "0.5x", "--epochs", str(EPOCHS))  # fmt: skip
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # two would wait for each other where other processes take the cores
-PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
 
 pytestmark = pytest.mark.slow
 
@@ -42,28 +40,26 @@ def run(inflated: RunDirectory, tmp_path: Path) -> RunDirectory:
 def whole(inflated: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Trained without interruption, in a process of its own as the others."""
     run = RunDirectory(shutil.copytree(inflated.path, tmp_path_factory.mktemp("whole") / "run"))
-    environment = {**ONE_THREAD, "PATH": "", "TERM": "dumb"}
-    subprocess.run(
-        [PROGRAM, "train", "--run", run.path, *RECIPE, "--quiet"], env=environment, check=True, timeout=300,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    arguments, outputs = ("train", "--run", run.path, *RECIPE, "--quiet"), run.path.parent
+    done = forking.run(arguments, cwd=outputs, env={**ONE_THREAD, "PATH": "", "TERM": "dumb"}, outputs=outputs)
+    assert done.returncode == 0, done.stderr
     return run
 
 
 def kill_when(condition: Callable[[], bool], run: RunDirectory, environment: dict[str, str]) -> None:
     """Train, and SIGKILL the process a moment after `condition` holds."""
-    command = [PROGRAM, "train", "--run", run.path, *RECIPE, "--quiet"]
-    with subprocess.Popen(
-        command, env=environment | ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
+    folder, said = run.path.parent, run.path.parent / "said"
+    arguments = ("train", "--run", run.path, *RECIPE, "--quiet")
+    with forking.started(arguments, cwd=folder, env=environment | ONE_THREAD, out=folder / "out", err=said) as process:
         deadline = time.monotonic() + 240
         while not condition():
-            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert process.is_alive(), said.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(0.1)
         process.kill()
-        assert process.wait(60) == -signal.SIGKILL
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
 
 
 def checkpoints(run: RunDirectory) -> list[str]:
@@ -86,37 +82,37 @@ def assert_as_if_never_stopped(run: RunDirectory, whole: RunDirectory) -> None:
     assert not list(run.checkpoints_path.glob("*.old"))
 
 
-def test_killed_in_the_middle_of_an_epoch(run, whole, pgnas, environment) -> None:
+def test_killed_in_the_middle_of_an_epoch(run, whole, forked, environment) -> None:
     kill_when(lambda: len(checkpoints(run)) > 0, run, environment)
     assert run.stage("train") is None
     assert 1 <= len(read_jsonl(run.train_path / "log.jsonl")) < EPOCHS
-    resumed = pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
+    resumed = forked("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
     assert resumed.returncode == 0, resumed.stderr
     assert re.search(rf"^resuming after epoch [12] of {EPOCHS}$", resumed.stderr, re.MULTILINE)
     assert_as_if_never_stopped(run, whole)
 
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    again = pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
+    again = forked("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
     assert again.returncode == 0
     assert f"has finished its {EPOCHS} epochs: nothing to resume" in again.stderr
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_killed_before_the_first_checkpoint(run, whole, pgnas, environment) -> None:
+def test_killed_before_the_first_checkpoint(run, whole, forked, environment) -> None:
     kill_when((run.train_path / "recipe.toml").is_file, run, environment)
     assert checkpoints(run) == []
-    resumed = pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
+    resumed = forked("train", "--run", str(run.path), "--resume", env=ONE_THREAD)
     assert resumed.returncode == 0, resumed.stderr
     assert "no checkpoint was written yet: starting from the first epoch" in resumed.stderr
     assert_as_if_never_stopped(run, whole)
 
 
-def test_killed_between_the_logs_and_the_checkpoint(run, whole, pgnas, environment) -> None:
+def test_killed_between_the_logs_and_the_checkpoint(run, whole, forked, environment) -> None:
     """Logs that run ahead of the last checkpoint are cut back; half a checkpoint is none."""
     kill_when(lambda: len(checkpoints(run)) > 0, run, environment)
     for name in ("log.jsonl", "posterior.jsonl"):
         with open(run.train_path / name, "a") as log:
-            log.write('{"epoch": 2, "step": 80}\n{"epoch": 3, "st')
-    (run.checkpoints_path / ".000000080.0badcafe.tmp").mkdir()
-    assert pgnas("train", "--run", str(run.path), "--resume", env=ONE_THREAD).returncode == 0
+            log.write('{"epoch": 2, "step": 60}\n{"epoch": 3, "st')
+    (run.checkpoints_path / ".000000060.0badcafe.tmp").mkdir()
+    assert forked("train", "--run", str(run.path), "--resume", env=ONE_THREAD).returncode == 0
     assert_as_if_never_stopped(run, whole)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from terminals import python_in_terminal
+from terminals import forked_in_terminal
 
 from pgnas_cli import inflate, restore
 from pgnas_cli.__main__ import main
@@ -230,27 +230,18 @@ def test_without_candidates_none_can_be_shown(run: RunDirectory, capsys) -> None
     assert err.splitlines()[-1] == f"hint: pgnas sample --run {run.path}"
 
 
-COMMAND = """
-import sys
-from pgnas_cli.__main__ import main
-sys.exit(main(["show", "--run", sys.argv[1], "--layers"]))
-"""
-
-
 def test_in_a_terminal_it_has_colours_and_fits(run: RunDirectory, environment) -> None:
-    shown = python_in_terminal(COMMAND, str(run.path), environment=environment, columns=40)
+    shown = forked_in_terminal(["show", "--run", str(run.path), "--layers"], environment, columns=40)
     assert (shown.code, "\x1b[36m█" in shown.written, "\x1b[2m" in shown.written) == (0, True, True)
     drawn = [line for line in shown.lines if "█" in line or "dropped" in line]
     assert len(drawn) > 60
     assert max(map(len, drawn)) <= 40
 
 
-def test_piped_it_is_plain_text_in_any_encoding(run: RunDirectory, environment) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, str(run.path)], env=environment | {"PYTHONIOENCODING": "ascii"},
-        capture_output=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    out = done.stdout.decode("ascii")
+def test_piped_it_is_plain_text_in_any_encoding(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["show", "--run", str(run.path), "--layers"]) == 0
+    out = written.getvalue().decode("ascii")
     assert "\x1b" not in out
     assert "|  |  |- conv1  dropped" in out

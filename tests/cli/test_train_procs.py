@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return restore.create_run(net, tmp_path / "run", options={"explicit": ["in_chans", "img_size"]})
 
 
-def test_a_signal_saves_ends_every_process_and_one_process_goes_on(run, pgnas, environment) -> None:
+def test_a_signal_saves_ends_every_process_and_one_process_goes_on(run, forked, environment) -> None:
     command = [PROGRAM, "train", "--run", run.path, *TRAIN, "--epochs", "6", "--procs", "2", "--json"]
     with subprocess.Popen(
         command, env=environment | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -52,7 +52,7 @@ def test_a_signal_saves_ends_every_process_and_one_process_goes_on(run, pgnas, e
         time.sleep(0.1)
     assert not _group_is_alive(process.pid)
 
-    resumed = pgnas("train", "--run", str(run.path), "--resume", "--json", env={"OMP_NUM_THREADS": "1"})
+    resumed = forked("train", "--run", str(run.path), "--resume", "--json", env={"OMP_NUM_THREADS": "1"})
     assert resumed.returncode == 0, resumed.stderr
     record = json.loads(resumed.stdout)
     assert (record["epochs"], record["steps"], record["processes"]) == (6, 60, 1)

@@ -6,16 +6,16 @@ import json
 import os
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 
 from pgnas_cli import inflate, restore
 from pgnas_cli.__main__ import main
+from pgnas_cli.commands import quickstart
 
-PROGRAM = Path(sysconfig.get_path("scripts"), "pgnas")
 TRAIN = ("train", "--recipe", "posterior", "--data", "digits", "--limit-train", "320", "--epochs", "1",
          "--target-params", "0.5x")  # fmt: skip
 COMMANDS = {
@@ -29,17 +29,15 @@ COMMANDS = {
 
 
 class Journey:
-    """The commands typed one after the other in one folder, with --json and without --run."""
+    """The commands one after the other in one folder, each in a process of its own, with --json and without --run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, outputs: Path) -> None:
         self.folder = folder
         self.done: dict[str, subprocess.CompletedProcess[str]] = {}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PGNAS_")}
         for name, arguments in COMMANDS.items():
-            self.done[name] = subprocess.run(
-                [PROGRAM, *arguments, "--json"], cwd=folder, env=kept | {"OMP_NUM_THREADS": "1", "TERM": "dumb"},
-                capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
+            environment = kept | {"OMP_NUM_THREADS": "1", "TERM": "dumb"}
+            self.done[name] = forking.run((*arguments, "--json"), cwd=folder, env=environment, outputs=outputs)
 
     def result(self, name: str) -> dict[str, Any]:
         return json.loads(self.done[name].stdout)
@@ -47,7 +45,7 @@ class Journey:
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
-    return Journey(tmp_path_factory.mktemp("journey"))
+    return Journey(tmp_path_factory.mktemp("journey"), tmp_path_factory.mktemp("outputs"))
 
 
 def say(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -237,6 +235,8 @@ def test_quickstart_works_in_its_own_run_whatever_the_environment_names(capsys, 
     assert (code, err.splitlines()[-1]) == (0, "next: pgnas train --run mine")
     before = {path: path.read_bytes() for path in Path("mine").iterdir()}
     monkeypatch.setenv("PGNAS_RUN", "mine")
+    plain = quickstart._train_line
+    monkeypatch.setattr(quickstart, "_train_line", lambda *asked: f"{plain(*asked)} --limit-train 64")
     code, out, err = say(capsys, "quickstart", "--tiny", "--json")
     assert code == 0
     assert json.loads(out)["run"].startswith("runs/")

@@ -18,6 +18,15 @@ from pgnas_cli.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "templates" / "plugin"
+_ONE_AFTER_THE_OTHER = """
+import json, sys
+from pgnas_cli.__main__ import main
+
+for arguments in json.loads(sys.argv[1]):
+    if code := main([*arguments, "--json", "--quiet"]):
+        sys.exit(code)
+    print("\x1e", end="")
+"""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -188,6 +197,11 @@ def test_the_distribution_works_in_an_environment_of_its_own(tmp_path: Path, env
     def pgnas(*arguments: str) -> dict | list:
         return json.loads(run(python, "-m", "pgnas_cli", *arguments, "--json", "--quiet"))
 
+    def several(*lines: str) -> list[dict]:
+        """These command lines in one process: its imports take longer than they do."""
+        said = run(python, "-c", _ONE_AFTER_THE_OTHER, json.dumps([line.split() for line in lines]))
+        return [json.loads(document) for document in said.split("\x1e")[:-1]]
+
     venv, python = tmp_path / "venv", tmp_path / "venv" / "bin" / "python"
     run(sys.executable, "-m", "venv", "--without-pip", venv)
     packages = sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)})
@@ -201,11 +215,14 @@ def test_the_distribution_works_in_an_environment_of_its_own(tmp_path: Path, env
     assert row["plugin"] == "acme_net"
     assert "passed" in run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / made["path"]))
 
-    inflated = pgnas("inflate", "acme_net", "--width", "1.5", "--in-chans", "1", "--img-size", "8")
+    inflated, trained, sampled, checked = several(
+        "inflate acme_net --width 1.5 --in-chans 1 --img-size 8",
+        "train --data digits --limit-train 64 --batch-size 32 --epochs 1",
+        "sample -n 3",
+        "zoo check acme_net -n 3 --img-size 8",
+    )
     assert (inflated["plugin"], inflated["baseline"]["params"] < inflated["supernet"]["params"]) == ("acme_net", True)
-    trained = pgnas("train", "--data", "digits", "--limit-train", "64", "--batch-size", "32", "--epochs", "1")
     assert trained["images"] == 64
-    assert pgnas("sample", "-n", "3")["candidates"] == 3
-    checked = pgnas("zoo", "check", "acme_net", "-n", "3", "--img-size", "8")
+    assert sampled["candidates"] == 3
     assert (checked["passed"], len(checked["gated"])) == (True, 14)
     assert row["params"] == checked["params"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from compact_nets import parameters, randomise
+from few_cells import few_cells
 from torch import Tensor, nn
 
 from pgnas_cli import compact as compaction
@@ -278,12 +279,15 @@ def test_masks_of_folded_layers_keep_everything() -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDirectory]:
     """A tiny ENAS supernet with surrogates, hardly trained and its surrogates put back; a folded winner is exported."""
+    with few_cells():
+        yield make_export(tmp_path_factory.mktemp("fold") / "run")
+
+
+def make_export(path: Path) -> RunDirectory:
     spec = registry.make_spec("enas15_2f", registry.Inflation(surrogate_pools=True), in_chans=1, img_size=8)
-    run = restore.create_run(
-        registry.build(spec), tmp_path_factory.mktemp("fold") / "run", options={"explicit": ["in_chans", "img_size"]}
-    )
+    run = restore.create_run(registry.build(spec), path, options={"explicit": ["in_chans", "img_size"]})
     changes = {"data.name": "digits", "data.batch_size": 16, "data.limit_train": 32, "schedule.epochs": 1}
     train(run, override(load_recipe("posterior"), changes), device="cpu")
     weights = run.path / run.require("train")["checkpoint"]
@@ -298,7 +302,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run
 
 
-@pytest.mark.slow
 def test_a_folded_candidate_comes_back_exactly(exported: RunDirectory) -> None:
     artifact = read_artifact(exported.export_path)
     assert artifact.folded
@@ -315,14 +318,12 @@ def test_a_folded_candidate_comes_back_exactly(exported: RunDirectory) -> None:
     assert {"masked = compact", "masked = reloaded"} <= {check.name for check in found.checks}
 
 
-@pytest.mark.slow
 def test_a_folded_candidate_exports_in_the_dense_layout(exported: RunDirectory, tmp_path: Path) -> None:
     export(exported, layout="dense", output=tmp_path / "dense")
     assert verify(tmp_path / "dense", exported).passed
     assert read_artifact(tmp_path / "dense").folded == read_artifact(exported.export_path).folded
 
 
-@pytest.mark.slow
 def test_candidates_count_what_export_builds(exported: RunDirectory) -> None:
     net = restore.load_trained(exported, exported.require("train")["checkpoint"])
     for candidate in read_candidates(exported):
@@ -347,7 +348,6 @@ DAMAGE: dict[str, tuple[Callable[[dict], object], str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_damage_to_the_list_is_refused(
     exported: RunDirectory, tmp_path: Path, damage: Callable[[dict], object], message: str
@@ -362,7 +362,6 @@ def test_damage_to_the_list_is_refused(
         assert "export again" in error.value.hint
 
 
-@pytest.mark.slow
 def test_a_layer_that_drops_inputs_cannot_be_named(exported: RunDirectory, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported.export_path, tmp_path / "artifact"))
     config = json.loads((folder / "config.json").read_text())

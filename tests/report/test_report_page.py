@@ -59,8 +59,8 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Read only: a real run of one epoch, ranked with its front."""
     net = inflate("shakeshake26_2x4d", in_chans=1, img_size=8, seed=0)
     run = restore.create_run(net, tmp_path_factory.mktemp("ranked") / "run", options={"explicit": ["in_chans"]})
-    changes = {"data.name": "digits", "data.batch_size": 64, "schedule.epochs": 1, "budget.target_params": "0.5x"}
-    train(run, override(load_recipe("posterior"), changes), device="cpu")
+    changes = {"data.name": "digits", "data.batch_size": 64, "data.limit_train": 320, "schedule.epochs": 1}
+    train(run, override(load_recipe("posterior"), {**changes, "budget.target_params": "0.5x"}), device="cpu")
     sample(run, n=4, seed=1)
     rank(run, device="cpu", front=True)
     return run

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from few_cells import few_cells
 from torch import nn
 
 from pgnas_cli import inflate, registry, restore
@@ -128,10 +130,15 @@ def test_families_fall_into_the_stages_their_authors_speak_of() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDirectory]:
     """An ENAS supernet with surrogates, trained a little, sampled and ranked: some surrogates stay the identity."""
+    with few_cells():
+        yield make_run(tmp_path_factory.mktemp("structure") / "run")
+
+
+def make_run(path: Path) -> RunDirectory:
     net = inflate("enas15_2f", in_chans=1, img_size=8, surrogate_pools=True, seed=0)
-    run = restore.create_run(net, tmp_path_factory.mktemp("structure") / "run")
+    run = restore.create_run(net, path)
     changes = {"data.name": "digits", "data.batch_size": 64, "data.limit_train": 64, "schedule.epochs": 1}
     train(run, override(load_recipe("posterior"), changes), device="cpu")
     sample(run, n=2, seed=0)
@@ -143,7 +150,6 @@ def check(found: Architecture, candidate: str, params: int, macs: int) -> None:
     assert (found.candidate, found.kept_params, found.kept_macs) == (candidate, params, macs)
 
 
-@pytest.mark.slow
 def test_the_winner_costs_what_the_ranking_says(run: RunDirectory) -> None:
     best, second = read_jsonl(run.rank_path / "leaderboard.jsonl")
     found = of_run(run)
@@ -156,7 +162,6 @@ def test_the_winner_costs_what_the_ranking_says(run: RunDirectory) -> None:
         of_run(run, "0123")
 
 
-@pytest.mark.slow
 def test_before_the_ranking_it_is_the_most_probable_candidate(run: RunDirectory, tmp_path: Path) -> None:
     manifest = run.manifest()
     trained = restore.load_trained(run, manifest["stages"]["train"]["checkpoint"])

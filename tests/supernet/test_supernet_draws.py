@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
-import multiprocessing
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 from supernet_nets import RESNET18, TINY, grouped_net, images, spread_rates, supernet
@@ -314,9 +314,8 @@ def _replica(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forking.context()
     processes = [context.Process(target=_replica, args=(rank, str(tmp_path))) for rank in range(2)]
     for process in processes:
         process.start()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from group_nets import BATCH, backward, freeze_norms, make_batch, make_net, statistics
 from torch import Tensor, nn
 
 from pgnas_cli import inflate, restore
@@ -19,7 +21,7 @@ from pgnas_cli.training.objective import Objective
 from pgnas_cli.training.optimizers import Optimizers
 
 STEPS = 20
-BATCH = 16
+IMAGES = 16
 
 
 def make_engine(recipe: Recipe, world: World) -> Engine:
@@ -35,7 +37,7 @@ def make_engine(recipe: Recipe, world: World) -> Engine:
 
 def train_steps(world: World, parts: int = 1) -> dict[str, Tensor]:
     """Twenty steps on seeded images: weights, drop logits, and the summed cross-entropy."""
-    changes = {"data.batch_size": BATCH, "schedule.epochs": 1, "optimizer.lr": 0.02, "budget.target_params": "0.6x"}
+    changes = {"data.batch_size": IMAGES, "schedule.epochs": 1, "optimizer.lr": 0.02, "budget.target_params": "0.6x"}
     recipe = override(load_recipe("posterior"), {**changes, "compute.accumulate": parts})
     engine = make_engine(recipe, world)
     budget = make_budget(engine.net, recipe)
@@ -43,8 +45,8 @@ def train_steps(world: World, parts: int = 1) -> dict[str, Tensor]:
     share, total = share_of_batch(recipe, world), 0.0
     generator = torch.Generator().manual_seed(3)
     for step in range(STEPS):
-        images = torch.randn(BATCH, 1, 8, 8, generator=generator).double()
-        labels = torch.randint(10, (BATCH,), generator=generator)
+        images = torch.randn(IMAGES, 1, 8, 8, generator=generator).double()
+        labels = torch.randint(10, (IMAGES,), generator=generator)
         own = slice(world.rank * share, (world.rank + 1) * share)
         terms = engine.gradients(images[own], labels[own], key=f"0/{step}")
         total += float(terms["cross_entropy"]) / world.size
@@ -54,11 +56,43 @@ def train_steps(world: World, parts: int = 1) -> dict[str, Tensor]:
     return {**{n: p.detach().clone() for n, p in engine.net.named_parameters()}, "loss": torch.tensor(sums["loss"])}
 
 
-def everything(say: Callable[[str, Any], None]) -> dict[str, Any]:
-    """One launch, many looks."""
+def _small(world: World) -> dict[str, Any]:
+    """What each process finds with a small network."""
+    rows = slice(world.rank * BATCH // 2, (world.rank + 1) * BATCH // 2)
+    net = make_net()
+    model = distributed.wrap(freeze_norms(net.train()), world)
+    names = list(net.state_dict())
+    backward(net, model, rows)
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+
+    net = make_net().train()
+    net(make_batch()[0][rows])
+    own = statistics(net)
+    distributed.average_batch_stats(net, world)
+    gathered = distributed.gather_batch_stats(net, world)
+    kept = statistics(net)
+    distributed.restore_batch_stats(net, [torch.full_like(gathered[0], float(rank)) for rank in range(2)], world)
+    return {
+        "world": (world.rank, world.size, world.local_rank, world.local_size, world.is_master),
+        "names": names,
+        "gradients": gradients,
+        "own": own,
+        "averaged": kept,
+        "gathered": gathered,
+        "restored": statistics(net),
+        "object": distributed.broadcast_object({"from": world.rank}, world),
+        "sums": distributed.reduce_sums({"b": world.rank + 1.0, "a": 0.1}, world),
+        "agreed": [distributed.agree(15 * world.rank, world.is_master, world), distributed.agree(0, False, world)],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def everything(folder: Path, say: Callable[[str, Any], None]) -> dict[str, Any]:
+    """One launch, many looks; what each process finds goes to a file."""
     world = distributed.join("cpu")
     try:
         say("from", world.rank)
+        torch.save(_small(world), folder / f"{world.rank}.pt")
         found: dict[str, Any] = {"weights": train_steps(world), "parts": train_steps(world, parts=2)}
         found["world"] = (world.rank, world.size, world.local_rank, world.local_size)
         found["sums"] = distributed.reduce_sums({"a": 1.0, "b": float(world.rank)}, world)

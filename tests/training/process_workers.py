@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from few_cells import few_cells
 from torch import Tensor
 
-from pgnas_cli.errors import Stopped
+from pgnas_cli.errors import PgnasError, Stopped
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.run import RunDirectory
 from pgnas_cli.supernet.supernet import Supernet
@@ -45,7 +46,8 @@ def trainings(jobs: Sequence[Job], say: SAY) -> list[dict[str, Any]]:
     """The records of several trainings, one after the other by the same processes."""
     world = distributed.join("cpu")
     try:
-        return [_train(job, world) for job in jobs]
+        with few_cells():
+            return [_train(job, world) for job in jobs]
     finally:
         distributed.leave()
 
@@ -65,9 +67,10 @@ def _train(job: Job, world: distributed.World) -> dict[str, Any]:
     return loop._train(run, wanted, world, Callbacks())
 
 
-def short_of_memory(job: Job, room: Sequence[int], say: SAY) -> None:
-    """A training whose process n finds memory for `room[n]` images."""
-    plain, limit = Supernet.forward, room[int(os.environ["RANK"])]
+def short_of_memory(jobs: Sequence[Job], rooms: Sequence[Sequence[int]], folder: Path, say: SAY) -> None:
+    """Trainings whose process n finds memory for `room[n]` images; what each process said of it goes to a file."""
+    plain, rank = Supernet.forward, int(os.environ["RANK"])
+    limit = 0
 
     def small(net: Supernet, images: Tensor) -> Tensor:
         if net.training and len(images) > limit:
@@ -75,4 +78,15 @@ def short_of_memory(job: Job, room: Sequence[int], say: SAY) -> None:
         return plain(net, images)
 
     Supernet.forward = small  # type: ignore[method-assign]
-    loop._worker(job.run, request(job.recipe), "cpu", (), say)
+    world = distributed.join("cpu")
+    try:
+        for number, (job, room) in enumerate(zip(jobs, rooms, strict=True)):
+            limit = room[rank]
+            try:
+                loop._train(RunDirectory(job.run), request(job.recipe), world, Callbacks())
+            except PgnasError as error:
+                (folder / f"{number}.{rank}").write_text(f"{error}\n{error.hint}")
+                if number == len(jobs) - 1:
+                    raise
+    finally:
+        distributed.leave()

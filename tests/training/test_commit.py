@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from few_cells import few_cells
 from torch import nn
 
 from pgnas_cli import inflate, restore
@@ -325,7 +326,13 @@ def test_resuming_before_at_and_after_the_commit_ends_in_the_same_bits(new_run, 
     assert rows[0] == rows[1]
 
 
-@pytest.mark.slow
+@pytest.fixture
+def _few_cells() -> Iterator[None]:
+    with few_cells():
+        yield
+
+
+@pytest.mark.usefixtures("_few_cells")
 def test_drop_path_goes_on_growing_after_the_commit_and_after_a_resume(tmp_path: Path, monkeypatch) -> None:
     net = inflate("enas15_2f", in_chans=1, img_size=8, seed=0)
     runs = [restore.create_run(net, tmp_path / name, options={"explicit": ["in_chans", "img_size"]}) for name in "ab"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import group_workers
 import pytest
 import torch
+from group_nets import BATCH, backward, freeze_norms, make_net
 from torch import nn
 
 from pgnas_cli.training import distributed
@@ -22,9 +24,20 @@ def heard() -> list[tuple[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def together(heard: list[tuple[str, Any]]) -> dict[str, Any]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("group")
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path, heard: list[tuple[str, Any]]) -> dict[str, Any]:
     """What the master of two processes has found."""
-    return launch(group_workers.everything, (), procs=2, hear=lambda *said: heard.append(said))
+    return launch(group_workers.everything, (folder,), procs=2, hear=lambda *said: heard.append(said))
+
+
+@pytest.fixture(scope="module")
+def results(together: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """What each of the two has found with a small network."""
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +67,7 @@ def test_two_processes_take_the_steps_of_one(together, alone, which: str) -> Non
     assert float(alone["loss"]) == pytest.approx(float(together[which]["loss"]), rel=1e-6)
 
 
-def test_what_processes_tell_each_other(together, heard) -> None:
+def test_what_the_master_hears(together, heard) -> None:
     assert together["world"] == (0, 2, 0, 2)
     assert together["sums"] == {"a": 2.0, "b": 1.0}
     assert together["object"] == {"rank": 0}
@@ -69,3 +82,45 @@ def test_statistics_of_two_processes_are_averaged_for_one(together) -> None:
     distributed.restore_batch_stats(norm, together["gathered"], World())
     assert norm.running_mean.tolist() == [0.5, 0.5]
     assert norm.running_var.tolist() == [2.5, 2.5]
+
+
+def test_gradients_are_the_mean_over_the_processes_also_of_what_ddp_does_not_see(results: list[Any]) -> None:
+    whole = make_net()
+    backward(whole, freeze_norms(whole.train()), slice(0, BATCH))
+    assert any("drop_logit" in name for name, _ in whole.named_parameters())
+    for name, parameter in whole.named_parameters():
+        first, second = (found["gradients"][name] for found in results)
+        assert torch.equal(first, second), name
+        assert parameter.grad is not None
+        torch.testing.assert_close(first, parameter.grad, rtol=1e-4, atol=1e-6)
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_wrapping_keeps_the_networks_own_names(results: list[Any]) -> None:
+    assert results[0]["names"] == list(make_net().state_dict())
+
+
+def test_batch_statistics_are_averaged_and_their_counter_is_not(results: list[Any]) -> None:
+    first, second = (found["own"] for found in results)
+    for name, value in results[0]["averaged"].items():
+        assert torch.equal(value, results[1]["averaged"][name])
+        if "tracked" in name:
+            assert torch.equal(value, first[name])
+        else:
+            assert not torch.equal(first[name], second[name])
+            torch.testing.assert_close(value, (first[name] + second[name]) / 2)
+
+
+def test_each_process_gets_its_own_statistics_back(results: list[Any]) -> None:
+    for rank, found in enumerate(results):
+        running = [value for name, value in found["restored"].items() if "running" in name]
+        assert all(bool((value == rank).all()) for value in running)
+    assert [len(found["gathered"]) for found in results] == [2, 2]
+
+
+def test_what_processes_tell_each_other(results: list[Any]) -> None:
+    assert [found["world"] for found in results] == [(0, 2, 0, 2, True), (1, 2, 1, 2, False)]
+    for found in results:
+        assert found["object"] == {"from": 0}
+        assert found["sums"] == {"a": 0.2, "b": 3.0}
+        assert found["agreed"] == [(15, True), (0, False)]

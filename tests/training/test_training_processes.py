@@ -9,6 +9,7 @@ from typing import Any
 import process_workers
 import pytest
 import torch
+from few_cells import few_cells
 from image_sets import write_folder
 from process_workers import Job
 
@@ -50,11 +51,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[RunDire
     untrained = {"objective.auxiliary_weight": 0.0, "objective.gate_classifier": True}
     plain = make_recipe(**untrained, **{"schedule.epochs": 1, "data.limit_train": 96})
     whole = make_run(root / "whole")
+    with few_cells():
+        headed = make_run(root / "headed", "enas15_1f")
     jobs = {
         "whole": Job(whole, averaged),
         # in the middle of the search, and in the middle of an epoch of the candidate
         "stopped": Job(Path(shutil.copytree(whole, root / "stopped")), averaged, (STEPS - 2, 2 * STEPS + 2)),
-        "headed": Job(make_run(root / "headed", "enas15_1f"), plain),
+        "headed": Job(headed, plain),
     }
     found = launch(process_workers.trainings, (list(jobs.values()),), procs=2, hear=silent)
     return {name: (RunDirectory(job.run), record) for (name, job), record in zip(jobs.items(), found, strict=True)}
@@ -88,15 +91,20 @@ def test_two_processes_do_not_wait_for_a_head_that_is_not_trained(records) -> No
     assert not torch.equal(before["backbone.fc.weight"], after["backbone.fc.weight"])
 
 
-@pytest.mark.parametrize("room", [(12, 12), (99, 12)], ids=["both", "the second"])
-def test_out_of_memory_in_any_process_names_a_batch_for_all(tmp_path: Path, room: tuple[int, int]) -> None:
+def test_out_of_memory_in_any_process_names_a_batch_for_all(tmp_path: Path) -> None:
     """Each has 32 of 64 images; what fits is looked for without the others, which may be waiting."""
-    job = Job(make_run(tmp_path / "run"), make_recipe(**{"data.batch_size": 64}))
-    with pytest.raises(PgnasError, match=r"^rank [01]: out of memory on cpu with 32 images at a time: 8 fit$") as error:
-        launch(process_workers.short_of_memory, (job, room), procs=2, hear=silent)
-    assert error.value.hint == "--accumulate 4 takes the same steps in parts, or --batch-size 16"
-    if room[0] > 32:
-        assert str(error.value).startswith("rank 1:")
+    rooms = [(12, 12), (99, 12)]  # both run out of memory, and then the second, whose failure ends the first
+    runs = (make_run(tmp_path / f"run{number}") for number in range(2))
+    jobs = [Job(run, make_recipe(**{"data.batch_size": 64})) for run in runs]
+    message, hint = (
+        "out of memory on cpu with 32 images at a time: 8 fit",
+        "--accumulate 4 takes the same steps in parts",
+    )
+    with pytest.raises(PgnasError, match=f"^rank 1: {message}$") as error:
+        launch(process_workers.short_of_memory, (jobs, rooms, tmp_path), procs=2, hear=silent)
+    assert error.value.hint == f"{hint}, or --batch-size 16"
+    said = {path.name: path.read_text() for path in tmp_path.glob("[01].[01]")}
+    assert said == dict.fromkeys(("0.0", "0.1", "1.1"), f"{message}\n{hint}, or --batch-size 16")
 
 
 def test_images_that_one_of_two_processes_cannot_read_are_counted_once(tmp_path: Path) -> None:
