@@ -64,8 +64,8 @@ def _program(arguments: list[str], cwd: str, env: dict[str, str], *outputs: str)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout = open(1, "w", closefd=False)  # as at the start of a program: seekable or a terminal as the file is
-    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as at the start of a program: seekable or a terminal as the file is
+    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

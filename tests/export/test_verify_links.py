@@ -170,15 +170,17 @@ def hostile(folder: Path) -> Path:
     """A model.pt2 that writes a file when it is loaded, listed in the configuration with its own digest; that file."""
     mark, old, new = folder.parent / "mark", folder / PT2, folder.parent / "new.pt2"
     with zipfile.ZipFile(old) as source, zipfile.ZipFile(new, "w") as target:
+        listing = next(name for name in source.namelist() if name.endswith("model_weights_config.json"))
+        config = json.loads(source.read(listing))
+        first = next(iter(config["config"].values()))
+        first["use_pickle"] = True
+        poisoned = {
+            listing: json.dumps(config).encode(),
+            f"archive/data/weights/{first['path_name']}": pickle.dumps(_Writes(mark)),
+        }
         for entry in source.infolist():
-            data = source.read(entry)
-            if entry.filename.endswith("model_weights_config.json"):
-                config = json.loads(data)
-                first = next(iter(config["config"].values()))
-                first["use_pickle"] = True
-                data, poisoned = json.dumps(config).encode(), first["path_name"]
-            target.writestr(entry.filename, data)
-        target.writestr(f"archive/data/weights/{poisoned}", pickle.dumps(_Writes(mark)))
+            target.writestr(entry.filename, poisoned.pop(entry.filename, None) or source.read(entry))
+        assert not poisoned
     new.replace(old)
     return mark
 
@@ -295,7 +297,7 @@ def test_what_the_command_prints(
     assert main(["verify", "alice/net", "--run", str(complete.path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["path"], document["passed"], document["skipped"]) == ("alice/net", True, {})
-    assert len(document["checks"]) == 12
+    assert len(document["checks"]) == 13
     hub.repos["alice/net"].commit("main", {**hub.repos["alice/net"].files(), ONNX: Blob(b"none", True)})
     assert main(["verify", "alice/net"]) == 1
     out, err = capsys.readouterr()
