@@ -28,14 +28,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import sysconfig
 import threading
 import traceback
 from collections.abc import Collection
@@ -44,13 +40,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from commands import Commands, Stopped
 from scipy.stats import t
 
 from pgnas_cli import RunDirectory
 from pgnas_cli.posterior.diversity import diversity
 from pgnas_cli.ranking.candidates import ranked_candidates
 
-PGNAS = str(Path(sysconfig.get_path("scripts"), "pgnas"))
 TRAININGS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "guided": (["--target-params", "0.5x"], {"guided": [], "evolution": []}),
     "wide": (["--target-params", "0.7x"], {"tilted": ["--strategy", "tilted", "--params", "0.5x"]}),
@@ -62,39 +58,6 @@ SETTINGS = ("epochs", "candidates", "recalibrate", "limit_train", "device")
 COPIED = ("distribution", "selection_accuracy", "test_accuracy", "recalibration_effect", "images", "seconds")
 """What a line has of its ranking."""
 Row = dict[str, Any]
-
-
-class Commands:
-    """Runs `pgnas`, one child for each thread that calls, until it is stopped."""
-
-    def __init__(self) -> None:
-        self.lock, self.stopped, self.number = threading.RLock(), False, 0
-        self.children: set[subprocess.Popen[str]] = set()
-
-    def __call__(self, *arguments: object) -> None:
-        """Run one command; raises InterruptedError if `stop` ended it, RuntimeError if it failed."""
-        command = [PGNAS, *map(str, arguments), "--quiet"]
-        how: Row = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        how |= {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True}  # Ctrl-C comes through `stop`
-        with self.lock:
-            if self.stopped:
-                raise InterruptedError
-            child = subprocess.Popen(command, **how)
-            self.children.add(child)
-        said = child.communicate()[1]
-        with self.lock:
-            self.children.discard(child)
-        if self.stopped and child.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
-            raise InterruptedError
-        if child.returncode:
-            raise RuntimeError(f"exit {child.returncode} of {' '.join(command)}: {said.strip()}")
-
-    def stop(self, number: int = 0) -> None:
-        """Let nothing new start, and send SIGTERM once to what runs; `number` is the signal that asked for it."""
-        with self.lock:
-            for child in () if self.stopped else self.children:
-                child.send_signal(signal.SIGTERM)
-            self.stopped, self.number = True, self.number or number
 
 
 class Bench:
@@ -122,7 +85,7 @@ class Bench:
                 with self.lock, self.lines.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(line(row), flush=True)
-            except InterruptedError:
+            except Stopped:
                 break
             except Exception:  # the other arms go on
                 errors.append(f"arm {arm}, seed {seed}: {traceback.format_exc()}")
@@ -239,20 +202,16 @@ def main() -> int:
     options = parser.parse_args()
     print(f"{platform.platform()}, python {platform.python_version()}, torch {torch.__version__}, {vars(options)}")
     pgnas = Commands()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: pgnas.stop(number))
-    bench, timer = Bench(options, pgnas), threading.Timer(60 * (options.minutes or 0), pgnas.stop)
-    if options.minutes is not None:
-        timer.start()
+    pgnas.stop_at_signals(options.minutes)
+    bench = Bench(options, pgnas)
     with ThreadPoolExecutor(options.jobs) as pool:
         there = bench.rows()
         jobs = [pool.submit(bench.job, name, seed, there) for seed in options.seeds for name in TRAININGS]
         errors = [error for job in jobs for error in job.result()]
-    timer.cancel()
     print(table(bench.rows(), options.seeds))
     print("stopped: the same command goes on" if pgnas.stopped else f"{len(errors)} arms failed")
     print(*errors, sep="\n", end="", file=sys.stderr)
-    return 128 + pgnas.number if pgnas.number else int(bool(errors))
+    return 128 + pgnas.signum if pgnas.signum else int(bool(errors))
 
 
 if __name__ == "__main__":

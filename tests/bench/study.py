@@ -23,33 +23,25 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
-import shlex
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import sysconfig
 import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+from commands import Commands, Failed, Stopped
 from scipy.stats import t
 
-PGNAS = str(Path(sysconfig.get_path("scripts"), "pgnas"))
 EPOCHS, BATCH, IMAGES = 24, 128, 10_000
 SIZE = "105774"
 """Parameters of shakeshake26_2x6d, one channel, ten classes."""
 PLAIN, FOUND, WIDE = ["--fixed-drop", "0"], ["--target-params", SIZE], "shakeshake26_2x16d"
-LAST_LINES = 12
-"""Of what a failed command said on stderr."""
 Row = dict[str, Any]
 """A line of study.jsonl."""
 
@@ -105,51 +97,6 @@ ARMS = {
     "plain-183": Arm("plain, 183 epochs instead of 24", "shakeshake26_2x6d", PLAIN, 183, ONE),
 }  # fmt: skip
 """name -> the arm, in the order in which they are run: long ones last."""
-
-
-class Stopped(Exception):  # noqa: N818 - no error
-    """The time is up."""
-
-
-class Failed(Exception):  # noqa: N818 - of a command
-    """A command failed; what it was and said."""
-
-
-class Commands:
-    """The commands that run now, each one a process of one thread."""
-
-    def __init__(self) -> None:
-        self.running: set[subprocess.Popen[str]] = set()
-        self.lock, self.stopped, self.signum = threading.Lock(), False, 0
-
-    def __call__(self, name: str, *arguments: object) -> None:
-        """Run `pgnas NAME ...` to its end; its results stay in the run."""
-        command = [PGNAS, name, *map(str, arguments), "--quiet"]
-        with self.lock:
-            if self.stopped:
-                raise Stopped
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-            )  # fmt: skip
-            self.running.add(process)
-        _, said = process.communicate()
-        with self.lock:
-            self.running.remove(process)
-        if self.stopped and process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
-            raise Stopped
-        if process.returncode:
-            lines = "\n".join(said.splitlines()[-LAST_LINES:])
-            raise Failed(f"{shlex.join(command)}: exit {process.returncode}\n{lines}")
-
-    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
-        """Start nothing more, and send SIGTERM, once, to what runs; also a handler of signals."""
-        with self.lock:
-            if self.stopped:
-                return
-            self.stopped, self.signum = True, signum
-            for process in self.running:
-                process.terminate()
 
 
 class Study:
@@ -276,12 +223,7 @@ def main() -> int:
     done, arms = study.rows(), [arm for arm in options.arms if arm != "none"]
     print(f"{platform.platform()}, python {platform.python_version()}, torch {torch.__version__}, {options}")
     if arms:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, study.pgnas.stop)
-        if options.minutes is not None:
-            timer = threading.Timer(60 * options.minutes, study.pgnas.stop)
-            timer.daemon = True
-            timer.start()
+        study.pgnas.stop_at_signals(options.minutes)
         with ThreadPoolExecutor(options.jobs) as pool:
             for arm in dict.fromkeys(arms):
                 for seed in dict.fromkeys(options.seeds):
