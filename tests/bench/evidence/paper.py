@@ -1,31 +1,33 @@
 """The paper's tables in miniature, and what it leaves open: Fashion-MNIST, one small shake-shake supernet.
 
-    python tests/bench/evidence/paper.py --data-dir DIR --out DIR [--tables 3 7 6 optimism histograms 4 l2 5
-        granularity u0] [--seeds 0 1 2] [--jobs 1] [--minutes M] [--results DIR] [--device cpu] [--epochs 24]
-        [--limit-train 10000] [--selection 0.05] [--candidates 50] [--finetune 12] [--many 1500] [--both 100]
+    python tests/bench/evidence/paper.py --data-dir DIR --out DIR [--tables 3 6 optimism histograms 4 7 l2 5
+        granularity u0] [--seeds 0 1 2] [--jobs 1] [--minutes M] [--results DIR] [--device cpu] [--epochs 20]
+        [--limit-train 10000] [--selection 0.0333] [--candidates 50] [--finetune 10] [--many 1000] [--both 100]
 
-10 000 training images at 14x14, shakeshake26_2x8d, the recipe `posterior`, batches of 128, 24 epochs; 3000 selection
+10 000 training images at 14x14, shakeshake26_2x8d, the recipe `posterior`, batches of 128, 20 epochs; 2000 selection
 images cut from the rest of the training images, 10 000 test images. The tables, and what is compared with what:
 
     3            guided against uniform candidates, both also fine-tuned, and the full supernet. Uniform is trained and
                  drawn at the constant rate whose expected size is the guided candidates' mean size. Fine-tuning adds
-                 --finetune epochs of the winner alone; the others see the same images.
+                 --finetune epochs of the winner alone; the others see the same images
     4            four values of l2 without a target: the priors decide the size
     5            four temperatures tau
-    6            the best of 50, 150, 500 and 1500 candidates: of one sample a seed, all on the whole selection split
+    6            the best of 50, 150, 500 and 1000 candidates: of one sample a seed, all on the whole selection split
     7            the shares of channels and operations that the found networks drop
-    l2           the weight prior l2 (1 - p) ||W||^2 against the constant l2 ||W||^2 (Table 2)
-    u0           three architecture priors
-    granularity  one p per layer against one per channel, both held at half of the supernet's parameters
+    l2           the weight prior l2 (1 - p) ||W||^2 against the constant l2 ||W||^2 (Table 2), at one size and without
+                 a target
+    u0           three architecture priors, without a target
+    granularity  one p per layer against one per channel
     optimism     --both candidates scored on both splits: what choosing on the test split would have promised. The one
                  place where candidates other than winners are scored there; nothing is chosen by it
     histograms   accuracies of guided and uniform candidates, and the learned p, in bins; and as pictures, with that of
                  the found architecture: the figures of `pgnas report --figures` of the first seed
 
-Arms differ in what their table names and in nothing else: images, epochs, steps, seeds, number of candidates. Without a
-target they differ in size too, which the tables show. Winners are chosen on the selection images, by `pgnas rank
---method exhaustive`, and scored once on the test images. Seeds are the units of all intervals. Published figures stand
-beside ours, with a verdict from our interval: "not decided" where it holds zero.
+Where nothing else is said, the supernet is held at half of its parameters (--target-params 0.5x), so that arms are of
+one size; without a target their sizes differ too, and the tables show them. Arms differ in what their table names and
+in nothing else: images, epochs, steps, seeds, number of candidates. Winners are chosen on the selection images by
+`pgnas rank --method exhaustive`, and scored once on the test images. Seeds are the units of all intervals. Published
+figures stand beside ours, and their direction is a claim: it holds or fails where our interval lies on one side of 0.
 
 A run is made of `pgnas` commands in OUT/ARM-SEED, each with one thread; --jobs of them at once. Tables share the run
 "guided", so its rows stand in several files: results/paper_*.csv. What has a row is not made again, what was
@@ -51,15 +53,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import paper_arms as arms  # noqa: E402
 import paper_sample as sample  # noqa: E402
-import paper_text  # noqa: E402
-import paper_text_sample  # noqa: E402
 from commands import Commands, Failed, Stopped  # noqa: E402
 from ledger import RESULTS, Ledger  # noqa: E402
-from paper_arms import BASE, FILES, ORDER, TABLES  # noqa: E402
 from paper_runs import COLUMNS, KEY, Runs  # noqa: E402
+from paper_sample_table import ALL_TABLES  # noqa: E402
 
-RENDER = paper_text.RENDER | paper_text_sample.RENDER
 WHERE = "Fashion-MNIST at 14x14, shakeshake26_2x8d, recipe posterior"
 OTHERS = {
     "6": (sample.NUMBER_COLUMNS, sample.NUMBER_KEY),
@@ -72,7 +72,7 @@ OTHERS = {
 def ledgers(folder: Path) -> dict[str, Ledger]:
     """Table -> its file."""
     found = {}
-    for name, (file, about) in FILES.items():
+    for name, (file, about) in arms.FILES.items():
         columns, key = OTHERS.get(name, (COLUMNS, KEY))
         found[name] = Ledger(file, f"{about}; {WHERE}", columns, key, folder)
     return found
@@ -107,9 +107,8 @@ class Paper:
 
     def units(self) -> Iterator[Unit]:
         """In the order of the tables; of each, an arm's seeds one after the other."""
-        for name in (name for name in ORDER if name in self.options.tables):
-            arms = TABLES[name].arms if name in TABLES else (BASE,)
-            for arm in arms:
+        for name in (name for name in arms.ORDER if name in self.options.tables):
+            for arm in arms.TABLES[name].arms if name in arms.TABLES else (arms.BASE,):
                 for seed in self.options.seeds:
                     yield self.unit(name, arm, seed)
         if "histograms" in self.options.tables and self.options.seeds:
@@ -122,7 +121,7 @@ class Paper:
 
     def unit(self, table: str, arm: str, seed: int) -> Unit:
         ledger = self.ledgers[table]
-        if table in TABLES:
+        if table in arms.TABLES:
             return Unit(
                 f"table {table}, {arm}, seed {seed}", table, lambda: ledger.has(arm=arm, seed=seed),
                 lambda: iter([self.runs.row(arm, seed)]),
@@ -159,11 +158,8 @@ class Paper:
 
     def text(self) -> str:
         """Markdown of all tables that have rows."""
-        lines: list[str] = []
-        for name, ledger in self.ledgers.items():
-            if rows := ledger.rows():
-                lines += [*RENDER[name](rows), ""]
-        return "\n".join(lines)
+        shown = [name for name, ledger in self.ledgers.items() if ledger.rows()]
+        return "\n".join(ALL_TABLES[name].render(self.options.results) for name in shown)
 
 
 def main() -> int:
@@ -171,13 +167,16 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--tables", nargs="+", choices=[*ORDER, "none"], default=list(ORDER), metavar="NAME")
+    parser.add_argument("--tables", nargs="+", choices=[*arms.ORDER, "none"], default=list(arms.ORDER), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--selection", type=float, default=0.05)
-    numbers = {"jobs": 1, "epochs": 24, "limit-train": 10_000, "candidates": 50, "finetune": 12, "many": 1500}
-    for name, default in (numbers | {"both": 100}).items():
+    parser.add_argument("--selection", type=float, default=arms.SELECTION)
+    numbers = {
+        "jobs": 1, "epochs": arms.EPOCHS, "limit-train": arms.TRAIN_IMAGES, "candidates": arms.CANDIDATES,
+        "many": arms.MANY, "both": arms.BOTH, "finetune": arms.EPOCHS // 2,
+    }  # fmt: skip
+    for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     paper = Paper(options)

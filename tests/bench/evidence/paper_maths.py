@@ -1,69 +1,10 @@
-"""What the miniature tables compute: paired differences and their intervals, verdicts, the expected best of n."""
+"""What the miniature tables compute: the expected best of n, correlations, bins."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from scipy.stats import t
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean of paired differences.
-
-    Args:
-        mean: of them.
-        half: half the width of Student's 95 % interval; None with one pair.
-        n: pairs.
-    """
-
-    mean: float
-    half: float | None
-    n: int
-
-    def text(self, digits: int = 2) -> str:
-        interval = "" if self.half is None else f" +- {self.half:.{digits}f}"
-        return f"{self.mean:+.{digits}f}{interval} (n = {self.n})"
-
-
-def paired(values: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
-    """values - base over the seeds that both have; None without one.
-
-    Seeds are the units: images are the same in all runs, so their number does not narrow the interval.
-    """
-    differences = [values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())]
-    n = len(differences)
-    if not n:
-        return None
-    half = None
-    if n > 1:
-        half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
-    return Difference(statistics.fmean(differences), half, n)
-
-
-def verdict(found: Difference | None, sign: int) -> str:
-    """Whether a difference has the published sign.
-
-    Args:
-        found: ours.
-        sign: +1 or -1, the published one's.
-
-    Returns:
-        "agrees" or "does not agree" where the interval lies on one side of zero, else "not decided", with the reason.
-    """
-    assert sign in (1, -1)
-    if found is None:
-        return "not decided: there is no pair of runs"
-    if found.half is None:
-        return "not decided: one seed has no interval"
-    if abs(found.mean) <= found.half:
-        return "not decided: the interval holds zero"
-    return "agrees" if found.mean * sign > 0 else "does not agree"
+from collections.abc import Sequence
 
 
 def expected_best(values: Sequence[float], n: int) -> float:
