@@ -34,6 +34,7 @@ nothing new starts. Several of these processes may run at once with other --fami
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import time
@@ -51,20 +52,25 @@ from ledger import RESULTS, Ledger  # noqa: E402
 from peer_runs import ARMS, COLUMNS, FAMILIES, PASSES, Row, Runs  # noqa: E402
 
 ABOUT = "Peers on the same work: Fashion-MNIST at 14x14, 50 000 training, 10 000 selection, 10 000 test images"
-AFTER_DEFAULT = ("plain-equal",)
-"""Arms whose training is as long as the default recipe's multiply-adds last."""
-ORDER = ("plain", "default", "plain-equal", "uniform", "posterior", "paper", "paper-target", "full")
+ORDER = (
+    "plain", "default", "plain-equal", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned", "uniform",
+    "posterior", "paper", "paper-target", "full",
+)  # fmt: skip
 
 
 def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
     """Make an arm; its row."""
-    if arm in ARMS and arm not in AFTER_DEFAULT:
+    if arm in ARMS and arm != "plain-equal":
         return runs.row(family, arm, seed, runs.epochs)
     found = {(row["family"], row["arm"], row["seed"]): row for row in ledger.rows()}
     default, plain = (found.get((family, name, str(seed))) for name in ("default", "plain"))
     if default is None or plain is None:
         raise SystemExit(f"{arm} needs the rows of plain and default of {family}, seed {seed}: name these arms too")
     budget = int(default["training_macs"])
+    if arm != "plain-equal":
+        from peer_pruned import pruned_row  # imports torch
+
+        return pruned_row(runs, family, arm, seed, budget)
     per_epoch = int(plain["training_images"]) / runs.epochs
     return runs.row(family, arm, seed, round(budget / (PASSES * int(plain["macs"]) * per_epoch)))
 
@@ -109,6 +115,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--limit-train", type=int, help="for trials")
     options = parser.parse_args()
+    if any(arm.startswith("tp-") for arm in options.arms) and importlib.util.find_spec("torch_pruning") is None:
+        raise SystemExit("the arms tp-group-norm and tp-taylor need Torch-Pruning: pip install torch-pruning")
     ledger = Ledger("peers", ABOUT, COLUMNS, ("family", "arm", "seed"), options.results)
     check_settings(ledger, options.epochs)
     pgnas = Commands()

@@ -21,7 +21,7 @@ PATTERN = re.compile(r"resnet20_([1-9]\d{0,3})w")
 
 
 class SmallResNetPlugin(ZooPlugin):
-    """Every convolution of every block, and of every shortcut, is gated, one group each. Stem and classifier are not."""
+    """Every convolution of the blocks and shortcuts is gated, one group each. Stem and classifier are not."""
 
     name = "small_resnet"
     options = frozenset({"width"})
