@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from peer_arms import BEST, CANDIDATES, FAMILIES, MANY, NETWORK, PASSES, Row
 from peer_magnitude import magnitude_masks
-from peer_runs import BEST, CANDIDATES, FAMILIES, MANY, PASSES, Row, Runs, errors, ranking_of, stages
+from peer_runs import Runs, errors, ranking_of, stages
 from peer_torch_pruning import SETTINGS, prune_and_train
 from peer_training import DEVICE, Continuation, Progress, SettledNetwork, macs_of, params_of
 
@@ -32,17 +33,8 @@ from pgnas_cli.training.loop import trained_supernet
 from pgnas_cli.training.objective import evaluate
 from pgnas_cli.training.setup import open_run_data
 
-PRUNED = {
-    "uniform-finetuned": "uniform sampling, trained on",
-    "magnitude": "magnitude pruning",
-    "tp-group-norm": "Torch-Pruning, group norm",
-    "tp-taylor": "Torch-Pruning, Taylor",
-}
-"""Arm -> half a line for the table."""
 EVALUATED = 500
 """Images a batch."""
-NETWORK = "network.pt"
-"""In an arm's folder: the network that was scored, as torch pickles it, for latency.py."""
 
 
 def pruned_row(runs: Runs, family: str, arm: str, seed: int, budget: int) -> Row:

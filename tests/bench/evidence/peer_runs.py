@@ -9,81 +9,11 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from commands import Commands
-
-Row = dict[str, Any]
-COLUMNS = (
-    "family", "arm", "seed", "params", "macs", "test_error", "test_low", "test_high", "test_images", "selection_error",
-    "training_images", "training_macs", "candidates", "ranking_images", "train_seconds", "rank_seconds",
-    "supernet_params", "epochs",
-)  # fmt: skip
-"""Errors in percent, with the 95 % Wilson interval; epochs: what the table was asked for, not what an arm had."""
-PASSES = 3
-"""A training step costs three forward passes: forward, and the gradients of maps and of weights."""
-IMAGE, SELECTION, BATCH, RECALIBRATE = 14, 10_000, 128, 512
-SEARCH_SHARE = 0.2
-"""Share of the epochs before the default recipe commits; the arms that prune have a dense phase as long."""
-
-
-class Family(NamedTuple):
-    supernet: str
-    plain: str
-    target: int
-    """Parameters of the plain network."""
-
-
-FAMILIES = {
-    "shakeshake": Family("shakeshake26_2x16d", "shakeshake26_2x6d", 105_774),
-    "resnet": Family("resnet20_24w", "resnet20_10w", 106_880),
-}
-
-
-class Arm(NamedTuple):
-    """An arm made by commands.
-
-    Args:
-        what: half a line for the table.
-        network: "supernet" or "plain".
-        train: options of `pgnas train`; TARGET stands for the plain network's parameters.
-        sample: options of `pgnas sample`; CANDIDATES stands for their number.
-        rank: options of `pgnas rank`.
-    """
-
-    what: str
-    network: str
-    train: tuple[str, ...]
-    sample: tuple[str, ...] = ()
-    rank: tuple[str, ...] = ()
-
-
-TARGET, CANDIDATES = "TARGET", "CANDIDATES"
-ONE = ("-n", "1", "--strategy", "uniform")
-MANY = ("-n", CANDIDATES)
-BEST = ("--recalibrate", str(RECALIBRATE))
-PAPER = (
-    "--recipe", "paper/cifar10-m", "--lr", "0.1", "--set", "schedule.warmup_epochs=1", "--set", "data.auto_augment=",
-    "--set", "data.cutout=0", "--set", "objective.branch_noise=false",
-)  # fmt: skip
-"""The published objective and gates' optimiser, at the rate, schedule and augmentation of all arms."""
-ARMS = {
-    "plain": Arm("plain network, the same epochs", "plain", ("--fixed-drop", "0"), ONE),
-    "default": Arm("PGNAS, default recipe", "supernet", ("--target-params", TARGET)),
-    "full": Arm("full supernet, trained without drops", "supernet", ("--fixed-drop", "0"), ONE),
-    "plain-equal": Arm("plain network, the default's training MACs", "plain", ("--fixed-drop", "0"), ONE),
-    "uniform": Arm(
-        "uniform sampling", "supernet", ("--fixed-drop", TARGET), (*MANY, "--strategy", "uniform"), BEST
-    ),
-    "posterior": Arm(
-        "PGNAS, sampled", "supernet", ("--recipe", "posterior", "--target-params", TARGET), MANY, BEST
-    ),
-    "paper": Arm("PGNAS, published recipe", "supernet", PAPER, MANY, BEST),
-    "paper-target": Arm(
-        "PGNAS, published recipe with a target", "supernet", (*PAPER, "--target-params", TARGET), MANY, BEST
-    ),
-}  # fmt: skip
+from peer_arms import ARMS, BATCH, CANDIDATES, FAMILIES, IMAGE, NETWORK, PASSES, SEARCH_SHARE, TARGET, Row
 
 
 class Runs:
@@ -95,14 +25,14 @@ class Runs:
         data_dir: holds FashionMNIST/raw.
         epochs: of the table.
         candidates: of sampled arms.
-        limit_train: training images, for trials; None for all.
+        selection: images of the selection split; the others of the training file are trained on.
     """
 
     def __init__(
-        self, pgnas: Commands, out: Path, data_dir: Path, *, epochs: int, candidates: int, limit_train: int | None
+        self, pgnas: Commands, out: Path, data_dir: Path, *, epochs: int, candidates: int, selection: int
     ) -> None:
         self.pgnas, self.out, self.data_dir = pgnas, out, data_dir
-        self.epochs, self.candidates, self.limit_train = epochs, candidates, limit_train
+        self.epochs, self.candidates, self.selection = epochs, candidates, selection
 
     def folder(self, family: str, arm: str, seed: int) -> Path:
         return self.out / f"{family}-{arm}-{seed}"
@@ -120,9 +50,8 @@ class Runs:
         if "train" not in stages(run):
             how: list[object] = ["--resume"]
             if not (run / "train" / "recipe.toml").is_file():  # nothing to go on with
-                how = [*options, "--data", "torch/fashion_mnist", "--selection", SELECTION, "--batch-size", BATCH]
+                how = [*options, "--data", "torch/fashion_mnist", "--selection", self.selection, "--batch-size", BATCH]
                 how += ["--epochs", epochs, "--seed", seed, "--channels-last"]
-                how += [] if self.limit_train is None else ["--limit-train", self.limit_train]
             self.pgnas("train", *how, "--data-dir", self.data_dir, "--device", "cpu", "--run", run)
         if stages(run)["train"]["epochs"] != epochs:
             raise ValueError(f"{run} was trained for {stages(run)['train']['epochs']} epochs, not {epochs}: remove it")
@@ -146,6 +75,7 @@ class Runs:
         train, sample, rank = (tuple(meant.get(word, word) for word in words) for words in options)
         self.trained(run, nets.plain if network == "plain" else nets.supernet, seed, epochs, train)
         self.ranked(run, seed, sample, rank)
+        save_network(run)
         trained, ranking = stages(run)["train"], ranking_of(run)
         selection, test = ranking["selection_accuracy"], ranking["test_accuracy"]
         return {
@@ -176,6 +106,19 @@ def training_macs(trained: Row, macs: int) -> int:
     per_epoch, soft = trained["images"] // trained["epochs"], trained["soft"]
     dense = trained["epochs"] if soft is None else soft["epoch"]
     return int(PASSES * per_epoch * (dense * trained["macs"] + (trained["epochs"] - dense) * macs))
+
+
+def save_network(run: Path) -> None:
+    """Write the compact network of a run's winner, without recalibrated statistics."""
+    import torch
+
+    from pgnas_cli.export.choice import find_candidate
+    from pgnas_cli.ranking.candidates import sampled_supernet
+    from pgnas_cli.run import RunDirectory
+
+    opened = RunDirectory.open(str(run))
+    winner = find_candidate(opened, ranking_of(run)["winner"])
+    torch.save(sampled_supernet(opened).compact(winner.masks), run / NETWORK)
 
 
 def stages(run: Path) -> Any:

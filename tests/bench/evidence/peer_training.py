@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from commands import Stopped
-from peer_runs import PASSES
+from peer_arms import PASSES
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

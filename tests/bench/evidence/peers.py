@@ -1,7 +1,7 @@
 """The first table: what a user would do instead of PGNAS, on the same images with the same or more training compute.
 
     python tests/bench/evidence/peers.py --data-dir DIR --out DIR [--families shakeshake resnet] [--arms NAME ...]
-        [--seeds 0 1 2] [--epochs 10] [--candidates 100] [--minutes M] [--results DIR] [--limit-train N]
+        [--seeds 0 1 2] [--epochs 10] [--candidates 100] [--minutes M] [--results DIR] [--selection N]
 
 Fashion-MNIST at 14x14: 50 000 training, 10 000 selection and 10 000 test images; each network that an arm ends with is
 scored on the test images once, and nothing is chosen by that. One core, one thread; DIR of --data-dir holds
@@ -49,13 +49,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE / "zoo"), os.e
 
 from commands import Commands, Failed, Stopped  # noqa: E402
 from ledger import RESULTS, Ledger  # noqa: E402
-from peer_runs import ARMS, COLUMNS, FAMILIES, PASSES, Row, Runs  # noqa: E402
+from peer_arms import ARMS, COLUMNS, FAMILIES, ORDER, PASSES, PRUNED, Row  # noqa: E402
+from peer_runs import Runs  # noqa: E402
 
 ABOUT = "Peers on the same work: Fashion-MNIST at 14x14, 50 000 training, 10 000 selection, 10 000 test images"
-ORDER = (
-    "plain", "default", "plain-equal", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned", "uniform",
-    "posterior", "paper", "paper-target", "full",
-)  # fmt: skip
 
 
 def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
@@ -67,7 +64,7 @@ def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
     if default is None or plain is None:
         raise SystemExit(f"{arm} needs the rows of plain and default of {family}, seed {seed}: name these arms too")
     budget = int(default["training_macs"])
-    if arm != "plain-equal":
+    if arm in PRUNED:
         from peer_pruned import pruned_row  # imports torch
 
         return pruned_row(runs, family, arm, seed, budget)
@@ -113,7 +110,7 @@ def main() -> int:
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--limit-train", type=int, help="for trials")
+    parser.add_argument("--selection", type=int, default=10_000, help="images, for trials with smaller files")
     options = parser.parse_args()
     if any(arm.startswith("tp-") for arm in options.arms) and importlib.util.find_spec("torch_pruning") is None:
         raise SystemExit("the arms tp-group-norm and tp-taylor need Torch-Pruning: pip install torch-pruning")
@@ -121,10 +118,8 @@ def main() -> int:
     check_settings(ledger, options.epochs)
     pgnas = Commands()
     pgnas.stop_at_signals(options.minutes)
-    runs = Runs(
-        pgnas, options.out, options.data_dir,
-        epochs=options.epochs, candidates=options.candidates, limit_train=options.limit_train,
-    )  # fmt: skip
+    lengths = {"epochs": options.epochs, "candidates": options.candidates, "selection": options.selection}
+    runs = Runs(pgnas, options.out, options.data_dir, **lengths)
     failures = fill(runs, ledger, options)
     if failures:
         print(f"arms that failed: {failures}", file=sys.stderr)
