@@ -26,7 +26,7 @@ def read(folder: Path) -> Source:
     for row in latency.rows:
         if row["batch"] == "1":
             times.setdefault((row["family"], row["arm"], row["seed"]), {})[row["runtime"]] = row["of_plain"]
-    rows = []
+    rows: list[Row] = []
     for row in peers.rows:
         half = (float(row["test_high"]) - float(row["test_low"])) / 2
         rows.append({**row, "wilson": f"{half:.2f}", **times.get((row["family"], row["arm"], row["seed"]), {})})

@@ -235,7 +235,7 @@ class Table:
         found: dict[Key, list[Row]] = {}
         for row in rows:
             found.setdefault(tuple(row[name] for name in self.line), []).append(row)
-        keys = list(found) if self.order is None else sorted(found, key=self.order)  # type: ignore[type-var,arg-type]
+        keys = list(found) if self.order is None else sorted(found, key=self.order)  # type: ignore[arg-type]
         return {key: sorted(found[key], key=lambda row: int(row["seed"])) for key in keys}
 
     def render(self, folder: Path) -> str:
