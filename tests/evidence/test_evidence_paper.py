@@ -99,7 +99,7 @@ def test_table_4_says_whether_the_size_falls(tmp_path: Path) -> None:
     rows = [arm_row(arm, seed, mean_params=size + seed) for arm, size in sizes.items() for seed in (0, 1)]
     lines = rendered(tmp_path, "4", rows)
     assert claims(lines) == ["holds", "holds", "fails", "holds", "not shown"]
-    assert any(line.startswith("- **fails**: l2 / N = 0.01 finds") and "+0.05 ± 0.00" in line for line in lines)
+    assert any(line.startswith("- **fails**: l2 / N = 0.001 finds") and "+0.05 ± 0.00" in line for line in lines)
     assert set(claims(rendered(tmp_path, "4", [row for row in rows if row["seed"] == 0]))) == {"open"}
 
 

@@ -105,8 +105,8 @@ def test_a_larger_sample_is_drawn_in_a_copy_without_baselines(tmp_path: Path) ->
 
 def test_l2_is_a_share_of_n(tmp_path: Path) -> None:
     recorder = Recorder()
-    Runs(options(tmp_path), recorder).made("l2-0.01", 0)  # type: ignore[arg-type]
-    assert "objective.l2=60.0" in recorder.calls[1]
+    Runs(options(tmp_path), recorder).made("l2-0.001", 0)  # type: ignore[arg-type]
+    assert "objective.l2=6.0" in recorder.calls[1]
 
 
 def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
