@@ -29,6 +29,8 @@ COLUMNS = (
 )  # fmt: skip
 """Of a table of arms. Errors are in percent, shares between 0 and 1; the winner's where nothing else is said."""
 KEY = ("arm", "seed")
+IN_THIS_PROCESS = threading.Lock()
+"""For networks that are built here: tracing one changes torch's modules for all threads while it lasts."""
 DIGITS = 4
 """Of what is written, behind the point."""
 
@@ -176,7 +178,8 @@ def leaderboard(run: Path) -> list[dict[str, Any]]:
 def channel_probabilities(run: Path) -> tuple[list[float], list[int]]:
     """(p of each group, its channels) after the training, of all layers."""
     found = RunDirectory(run)
-    p, gates = drop_probabilities(found), network_of(found).gates
+    with IN_THIS_PROCESS:
+        p, gates = drop_probabilities(found), network_of(found).gates
     return [q for name in gates for q in p[name]], [size for gate in gates.values() for size in gate.sizes]
 
 
