@@ -16,7 +16,7 @@ HALF = ("--target-params", "0.5x")
 AUGMENTATION, L2_SHARE = 10, 1e-4
 """N is this times the training images, and l2 this times N, in the recipe as in the paper's CIFAR runs."""
 L2_SHARES = (L2_SHARE, 3e-4, 1e-3)
-"""At 1e-2 all operations went, in a trial of 120 steps, and what was left answered at random."""
+"""At 1e-2 p went to 0.92, in a trial of 120 steps on 1280 images, and what was left answered nearly at random."""
 FREE_SHARE = 3e-4
 """l2 / N of trainings without a target, that of the published MI: in trainings of this length that of M, 1e-4, drops
 hardly anything."""
