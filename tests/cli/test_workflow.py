@@ -85,7 +85,7 @@ def test_the_results_fit_together(journey: Journey) -> None:
     assert export["candidate"] == rank["winner"]
     assert (export["params"], export["macs"]) == (rank["params"], rank["macs"])
     assert verify["passed"] is True
-    assert len(verify["checks"]) == 8
+    assert len(verify["checks"]) == 9
     files = {path.relative_to(run).parts[0] for path in run.rglob("*")}
     assert files == {
         "run.json", "supernet.safetensors", "train", "candidates.safetensors", "candidates.jsonl", "rank", "export",
@@ -130,7 +130,7 @@ def test_a_person_is_told_what_to_type_next(journey: Journey, capsys, monkeypatc
         assert out
     code, out, err = say(capsys, *following.split()[1:])
     assert (code, err) == (0, "")
-    assert out.count("holds") == 8
+    assert out.count("holds") == 9
     assert "FAILS" not in out
 
 
