@@ -135,7 +135,7 @@ def bench(
     if repeats < 1:
         raise UsageError(f"{repeats} repeats were asked for, it should be at least 1", f"--repeats {REPEATS}")
     where = choose_device(device)
-    folder, own = locate(path)
+    folder, own = locate(path, everything=True)
     artifact = read_artifact(folder, trust_plugins=own or trust_plugins)
     with ExitStack() as stack:
         stack.enter_context(_threads(threads))

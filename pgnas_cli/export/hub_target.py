@@ -75,6 +75,11 @@ class Destination:
     tagged: str | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What the card calls it: "user/repo", or "user/repo@branch"."""
+        return self.repo_id if self.branch == MAIN else f"{self.repo_id}@{self.branch}"
+
 
 def default_name(user: str, run_name: str) -> str:
     """`user/run_name`, with what a name on the Hub may not hold replaced by hyphens."""

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from pgnas_cli.compact.equality import relative_difference
 from pgnas_cli.errors import DataError, HubError, PgnasError
-from pgnas_cli.export.artifact import CARD, Artifact
+from pgnas_cli.export.artifact import CARD, CONFIG, Artifact
 from pgnas_cli.export.export import load_run_candidate
 from pgnas_cli.export.hub import FILES, parse_repo
 from pgnas_cli.export.hub_faults import explained
-from pgnas_cli.export.hub_push import compare
+from pgnas_cli.export.hub_push import compare, files_of
 from pgnas_cli.export.hub_target import Destination
 from pgnas_cli.export.onnx_file import ONNX, run_onnx
 from pgnas_cli.export.pt2_file import PT2, capture, write_pt2
@@ -46,7 +46,7 @@ def timm_difference(artifact: Artifact, reloaded: Tensor) -> tuple[float, str]:
 
     Raises:
         SkippedError: the configuration does not say how timm builds it.
-        PgnasError: timm's model refuses to load.
+        PgnasError: timm's model refuses to load, or timm fails on the configuration.
     """
     if "structure" not in artifact.config.get("model_args", {}):
         raise SkippedError("config.json has no model_args.structure for timm: it was written by an older version")
@@ -54,9 +54,15 @@ def timm_difference(artifact: Artifact, reloaded: Tensor) -> tuple[float, str]:
 
     import pgnas_cli.timm_models  # noqa: F401 - registers the architecture
 
-    model = timm.create_model(f"local-dir:{artifact.path}", pretrained=True).eval()
-    with torch.inference_mode():
-        return relative_difference(model(artifact.images), reloaded), f"timm.create_model, timm {timm.__version__}"
+    try:
+        model = timm.create_model(f"local-dir:{artifact.path}", pretrained=True).eval()
+        with torch.inference_mode():
+            found = model(artifact.images)
+    except PgnasError:
+        raise
+    except Exception as error:  # whatever a foreign configuration makes timm raise
+        raise PgnasError(f"timm refuses {CONFIG}: {_line(error)}", "export again") from None
+    return relative_difference(found, reloaded), f"timm.create_model, timm {timm.__version__}"
 
 
 def onnx_difference(artifact: Artifact, reloaded: Tensor) -> tuple[float, str]:
@@ -167,7 +173,7 @@ def unlike_the_hub(name: str, snapshot: Path) -> tuple[list[str], str]:
     except HubError as error:
         raise SkippedError(f"the snapshot in the cache was used: {error}") from None
     digests = {entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id for entry in listed}
-    changes = compare(snapshot, Destination(repo_id, exists=True, digests=digests))
+    changes = compare(files_of(snapshot), Destination(repo_id, exists=True, digests=digests))
     return sorted({*changes.upload, *changes.remove}), commit[:8]
 
 

@@ -26,6 +26,9 @@ from pgnas_cli.export.reading import build_artifact, counted_cost, plain_file, p
 from pgnas_cli.posterior.candidate import masks_id
 from pgnas_cli.run import RunDirectory
 
+MASKED = ("masked = compact", "masked = reloaded")
+"""The links that need the run; `replay.run_differences` replays them."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -128,7 +131,7 @@ def verify(
         RunError: the artifact cannot be read at all, or does not fit together; or the run's own files are damaged.
         UsageError, HubError: `path` is neither, or cannot be downloaded.
     """
-    folder, own = locate(path)
+    folder, own = locate(path, everything=True)
     artifact = read_artifact(folder, trust_plugins=own or trust_plugins)
     network = build_artifact(artifact)
     with torch.inference_mode():
@@ -144,7 +147,7 @@ def verify(
     links.replay("ONNX = reloaded", lambda: replay.onnx_difference(artifact, reloaded))
     links.replay("pt2 = reloaded", lambda: replay.pt2_difference(artifact, network, reloaded, trusted=trust_pt2))
     if run is None:
-        links.skipped["masked = reloaded"] = "the run that it came from is not here: name it with --run"
+        links.skipped |= dict.fromkeys(MASKED, "the run that it came from is not here: name it with --run")
     else:
         _masked(artifact, reloaded, run, data_dir, links)
     if not own:
@@ -198,7 +201,7 @@ def _masked(
     try:
         found = replay.run_differences(artifact, reloaded, run, data_dir)
     except replay.SkippedError as error:
-        links.skipped["masked = reloaded"] = str(error)
+        links.skipped |= dict.fromkeys(MASKED, str(error))
         return
     detail = f"candidate {artifact.config['pgnas']['candidate']['id']} of {run.path}"
     for name, difference in found.items():

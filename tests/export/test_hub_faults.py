@@ -27,6 +27,9 @@ NOTHING = "nothing was changed on the Hub"
 EMPTY = "alice/net was made and is empty: nothing was committed"
 
 
+pytestmark = pytest.mark.usefixtures("cards_as_they_stand")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     with LocalHub() as local:

@@ -226,7 +226,7 @@ def test_a_repository_is_downloaded_and_not_taken_for_the_users_own(
 ) -> None:
     asked = []
 
-    def fetch(name: str, revision: str | None = None) -> Path:
+    def fetch(name: str, revision: str | None = None, *, everything: bool = False) -> Path:
         asked.append((name, revision))
         return artifact
 
