@@ -12,7 +12,7 @@ _SHORT = "--data digits --limit-train 64 --batch-size 32 --epochs 2"
 EXECUTED: list[tuple[str, str]] = [
     # own data: ./photos has two classes of tiny images
     ("pgnas doctor", "pgnas doctor"),
-    ("pgnas inflate shakeshake26_2x16d --img-size 32", "pgnas inflate shakeshake26_2x4d --img-size 8"),
+    ("pgnas inflate shakeshake26_2x16d --img-size 32", "pgnas inflate test_resnet --img-size 8"),
     (
         "pgnas train --data photos --target-params 0.25x --epochs 2 --limit-train 500",
         "pgnas train --data photos --target-params 0.25x --epochs 1 --limit-train 16 --batch-size 16",
@@ -25,10 +25,11 @@ EXECUTED: list[tuple[str, str]] = [
     ("pgnas sample", "pgnas sample"),
     ("pgnas rank", "pgnas rank"),
     ("pgnas report --open", "pgnas report --open"),
-    ("pgnas export --onnx", "pgnas export --onnx"),
+    ("pgnas export", "pgnas export"),
     ("pgnas verify", "pgnas verify"),
     # the commands, with the default recipe
-    ("pgnas inflate resnet50 --width 1.7", f"pgnas inflate shakeshake26_2x4d --width 1.5 {_SMALL}"),
+    ("pgnas inflate resnet50 --width 1.7", f"pgnas inflate shakeshake26_2x2d --width 1.5 {_SMALL}"),
+    ("pgnas inflate ARCH", f"pgnas inflate test_resnet {_SMALL}"),
     ("pgnas train --target-params 0.5x", f"pgnas train --target-params 0.5x {_SHORT}"),
     ("pgnas sample --from soft -n 200", "pgnas sample --from soft -n 3"),
     ("pgnas sample --from soft", "pgnas sample --from soft -n 2"),
@@ -43,7 +44,7 @@ EXECUTED: list[tuple[str, str]] = [
     ),
     ("pgnas verify lab/net@v1", "pgnas verify lab/net@v1"),
     ("pgnas verify --trust-plugins", "pgnas verify --trust-plugins"),
-    ("pgnas bench runs/.../export", "pgnas bench {export} --batch-size 1 --repeats 1 --no-compile --no-onnx"),
+    ("pgnas bench runs/.../export", "pgnas bench {export} --repeats 1 --no-compile --no-onnx"),
     (
         "pgnas bench runs/x/export --batch-size 1 --batch-size 64",
         "pgnas bench {export} --batch-size 1 --batch-size 2 --repeats 1 --no-compile --no-onnx",
@@ -54,7 +55,7 @@ EXECUTED: list[tuple[str, str]] = [
     ),
     ("pgnas export --round-to 8", "pgnas export --round-to 2"),
     # many sizes from one posterior
-    ("pgnas inflate ARCH", f"pgnas inflate shakeshake26_2x4d {_SMALL}"),
+    ("pgnas inflate ARCH", f"pgnas inflate test_resnet {_SMALL}"),
     (
         "pgnas train --recipe posterior --target-params 0.5x",
         f"pgnas train --recipe posterior --target-params 0.5x {_SHORT}",
@@ -86,7 +87,7 @@ EXECUTED: list[tuple[str, str]] = [
     # the zoo
     ("pgnas zoo show resnet50", "pgnas zoo show resnet50"),
     ("pgnas zoo show ARCH", "pgnas zoo show supnet-m"),
-    ("pgnas zoo check ARCH", "pgnas zoo check shakeshake26_2x2d --number 1 --img-size 8"),
+    ("pgnas zoo check ARCH", "pgnas zoo check test_resnet --number 1 --img-size 8"),
     ("pgnas zoo new tiny-net", "pgnas zoo new tiny-net"),
     ("pgnas --help", "pgnas --help"),
 ]
