@@ -16,10 +16,8 @@ from pgnas_cli.app import app
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = {
-    "pgnas", "python", "python3", "pip", "pytest", "torchrun", "srun", "apt-get", "mkdir", "for", "tensorboard", "hf",
-    "head=$(scontrol",
-}  # fmt: skip
+PROGRAMS = {"pgnas", "python", "python3", "pip", "pytest", "torchrun", "apt-get", "tensorboard", "hf"}
+"""What in the text begins with one of these is a command; in a block for a shell every line is one."""
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
@@ -46,21 +44,20 @@ def commands(text: str = TEXT) -> list[str]:
     found: dict[str, None] = {}
     names = {" ".join(path) for path in command_paths()}
     for part in _parts(text):
-        if isinstance(part, str):
-            inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", part)]
-            lines = [code for code in inline if program_of(code) in PROGRAMS and code not in names]
-        else:
-            lines = [] if part.language else shell_lines(part.text)
-        found |= dict.fromkeys(lines)
+        if isinstance(part, Block) and not part.language:
+            found |= dict.fromkeys(shell_lines(part.text))
+        found |= dict.fromkeys(c for c in inline(part) if program_of(c) in PROGRAMS and c not in names)
     return list(found)
 
 
 def mentions(text: str = TEXT) -> set[str]:
     """What the text calls commands, without options: `pgnas zoo list`."""
-    inline = {
-        " ".join(c.split()) for part in _parts(text) if isinstance(part, str) for c in re.findall("`([^`]+)`", part)
-    }
-    return {code for code in inline if re.fullmatch(r"pgnas( [a-z]+)+", code)}
+    return {code for part in _parts(text) for code in inline(part) if re.fullmatch(r"pgnas( [a-z]+)+", code)}
+
+
+def inline(part: Block | str) -> list[str]:
+    """The code in a paragraph, each on one line."""
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", part)] if isinstance(part, str) else []
 
 
 def shell_lines(text: str) -> list[str]:
@@ -71,9 +68,8 @@ def shell_lines(text: str) -> list[str]:
 
 
 def program_of(line: str) -> str:
-    """The first word that is no assignment of a variable; of `.venv/bin/python` the name."""
-    first = next((word for word in line.split() if not _ASSIGNMENT.fullmatch(word)), "")
-    return first.rpartition("/")[2] if first.startswith(".venv/") else first
+    """The first word that is no assignment of a variable."""
+    return next((word for word in line.split() if not _ASSIGNMENT.fullmatch(word)), "")
 
 
 def _parts(text: str) -> Iterator[Block | str]:

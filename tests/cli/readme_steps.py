@@ -49,10 +49,7 @@ EXECUTED: list[tuple[str, str]] = [
         "pgnas bench runs/x/export --batch-size 1 --batch-size 64",
         "pgnas bench {export} --batch-size 1 --batch-size 2 --repeats 1 --no-compile --no-onnx",
     ),
-    (
-        "pgnas export --fold-bn --layout auto --onnx --pt2",
-        "pgnas export --fold-bn --layout auto --onnx --pt2",
-    ),
+    ("pgnas export --fold-bn --layout auto --onnx --pt2", "pgnas export --fold-bn --layout auto --onnx --pt2"),
     ("pgnas export --round-to 8", "pgnas export --round-to 2"),
     # many sizes from one posterior
     ("pgnas inflate ARCH", f"pgnas inflate test_resnet {_SMALL}"),
@@ -85,18 +82,21 @@ EXECUTED: list[tuple[str, str]] = [
     ("pgnas sample -n 10000", "pgnas sample -n 2"),
     ("pgnas rank --method exhaustive", "pgnas rank --method exhaustive"),
     # the zoo
+    ("pgnas zoo list", "pgnas zoo list"),
     ("pgnas zoo show resnet50", "pgnas zoo show resnet50"),
     ("pgnas zoo show ARCH", "pgnas zoo show supnet-m"),
     ("pgnas zoo check ARCH", "pgnas zoo check test_resnet --number 1 --img-size 8"),
     ("pgnas zoo new tiny-net", "pgnas zoo new tiny-net"),
     ("pgnas --help", "pgnas --help"),
 ]
-"""(as it stands in the README, as it is typed): in this order, in one folder; the same options with smaller values.
-{run}, {other} (run), {export} and {candidate} are those that are there at that moment."""
+"""(as it stands in the README, as it is typed): in this order, in one folder, with the same options and smaller values.
+{run} is the newest run at that moment, {other} the one before it, {export} and {candidate} are of the newest."""
 
 _ALLOCATOR = "tests/training/test_allocator.py::test_what_the_user_has_set_stays"
 _PLUGIN = "tests/cli/test_zoo_new.py::test_the_distribution_works_in_an_environment_of_its_own"
-_QUICKSTART = "tests/cli/test_workflow.py::test_quickstart_ends_in_three_networks"
+_QUICKSTART = (
+    "tests/cli/test_workflow.py::test_quickstart_ends_in_three_networks_in_its_own_run_whatever_the_environment_names"
+)
 
 ELSEWHERE: dict[str, str] = {
     "pgnas train --resume": "tests/cli/test_resume.py::test_killed_in_the_middle_of_an_epoch",

@@ -1,7 +1,7 @@
-"""The commands and the Python of README.md, executed from top to bottom in one folder, with smaller values.
+"""The commands and the Python of README.md, executed one after the other in one folder, with smaller values.
 
-`readme_steps.py` says what is typed instead of what. Any one of them may be chosen with -k: what stands before it is
-executed first.
+`readme_steps.py` says what is typed instead of what. Any one of them may be chosen with -k: what stands before it there
+is executed first.
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ def take_photos(folder: Path) -> None:
 @pytest.mark.parametrize("place", range(len(EXECUTED)), ids=[typed for _, typed in EXECUTED])
 def test_it_ends_well(reader: Reader, place: int) -> None:
     done = reader.at(place)
+    if "'pgnas[onnx]'" in done.err:
+        pytest.skip(done.err.strip())
     assert done.code == 0, done.err
     assert done.out
     assert "Traceback" not in done.err
