@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +48,12 @@ def test_what_a_line_says(line: str) -> None:
     assert line in FILE.read_text(encoding="utf-8").splitlines()
 
 
-def test_every_link_inside_leads_to_a_heading() -> None:
+def test_links_lead_to_headings_and_files() -> None:
     text = FILE.read_text(encoding="utf-8")
     headings = {line.lstrip("# ").lower().replace(" ", "-") for line in text.splitlines() if line.startswith("#")}
     links = [part.partition(")")[0] for part in text.split("](#")[1:]]
     assert len(links) == len(set(links)) == text.count("\n## ")
     assert set(links) <= headings
+    files = re.findall(r"\]\(([^#)][^)]*)\)", text)
+    assert files
+    assert [path for path in files if not (FILE.parent / path).exists()] == []
