@@ -7,7 +7,6 @@ What needs more than the artifact's own files and pgnas is in replay.py.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ import torch
 from pgnas_cli.compact.equality import TOLERANCE
 from pgnas_cli.errors import PgnasError, RunError
 from pgnas_cli.export import replay
-from pgnas_cli.export.artifact import CARD, CONFIG, DAMAGED, WEIGHTS, Artifact, weights_digest
+from pgnas_cli.export.artifact import CARD, CONFIG, DAMAGED, WEIGHTS, Artifact, file_digest, weights_digest
 from pgnas_cli.export.hub import FILES
 from pgnas_cli.export.loading import locate
 from pgnas_cli.export.reading import build_artifact, counted_cost, plain_file, probe_difference, read_artifact
@@ -188,10 +187,7 @@ def _is_as_listed(folder: Path, name: str, entry: dict[str, Any]) -> bool:
         path = plain_file(folder, name)
     except RunError:
         return False
-    if path.stat().st_size != entry["size"]:
-        return False
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == str(entry["sha256"])
+    return path.stat().st_size == entry["size"] and file_digest(path) == str(entry["sha256"])
 
 
 def _masked(
