@@ -30,6 +30,7 @@ from pgnas_cli.export.artifact import Artifact
 from pgnas_cli.export.bench_networks import BASELINE, Call, Subject
 from pgnas_cli.export.loading import locate
 from pgnas_cli.export.reading import read_artifact
+from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.supernet.timing import interleaved
 from pgnas_cli.training.devices import choose_device
 
@@ -190,16 +191,16 @@ class _Runtimes:
         """Networks in ONNX Runtime, exported into a folder that is gone when `stack` is closed."""
         try:
             if self._device.type != "cpu":
-                raise ways.SkippedError(f"it is measured on the CPU alone, not on {self._device}")
+                raise SkippedError(f"it is measured on the CPU alone, not on {self._device}")
             folder = stack.enter_context(ways.onnx_folder())
-        except ways.SkippedError as error:
+        except SkippedError as error:
             self._skipped[ONNX_RUNTIME] = str(error)
             return
         for subject in found:
             self._say(f"{ONNX_RUNTIME}: {subject.name}")
             try:
                 file = ways.onnx_file(subject, self._artifact, folder)
-            except ways.SkippedError as error:
+            except SkippedError as error:
                 self._skipped[f"{ONNX_RUNTIME}, {subject.name}"] = str(error)
                 continue
             self._makers[ONNX_RUNTIME, subject.name] = partial(ways.onnx_session, file)
@@ -215,7 +216,7 @@ class _Runtimes:
                 self._say(f"compiling: {name}, batches of {batch_size}")
             try:
                 found[runtime, name] = make(images)
-            except ways.SkippedError as error:
+            except SkippedError as error:
                 self._skipped[f"{runtime}, {name}"] = str(error)
                 del self._makers[runtime, name]
         return found

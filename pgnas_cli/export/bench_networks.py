@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import tempfile
 import warnings
@@ -11,29 +10,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pgnas_cli import registry
-from pgnas_cli.errors import RunError
+from pgnas_cli.errors import RunError, one_line
 from pgnas_cli.export.artifact import Artifact
 from pgnas_cli.export.loading import fresh
-from pgnas_cli.export.onnx_file import ONNX, PACKAGES, write_onnx
+from pgnas_cli.export.onnx_file import ONNX, PACKAGES, open_session, write_onnx
 from pgnas_cli.export.pt2_file import capture
 from pgnas_cli.export.reading import artifact_structure, build_artifact, plain_file
+from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.plugin import BuildSpec, Inflation
 
 BASELINE, SUPERNET, FOUND = "baseline", "supernet", "found"
 MOST_PARAMETERS = 2**29
 """Of a baseline or supernet, 2 GiB of weights. An artifact may name one that is larger than its own files by far."""
 Call = Callable[[], object]
-
-
-class SkippedError(Exception):
-    """A network cannot be run in some way here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ def compiled(network: nn.Module, images: Tensor) -> Call:
         with warnings.catch_warnings(action="ignore"), torch.inference_mode():
             call()
     except Exception as error:  # of the compiler, of what it generates, or of a tool that is missing
-        raise SkippedError(f"torch.compile fails: {_line(error)}") from None
+        raise SkippedError(f"torch.compile fails: {one_line(error, 200)}") from None
     return call
 
 
@@ -150,7 +145,7 @@ def onnx_file(subject: Subject, artifact: Artifact, folder: Path) -> Path:
                 logits = subject.network(images)
             write_onnx(path, capture(subject.network, images), images, logits)
     except Exception as error:  # whatever a third party's network does not let itself be captured for
-        raise SkippedError(f"the {subject.name} cannot be exported: {_line(error)}") from None
+        raise SkippedError(f"the {subject.name} cannot be exported: {one_line(error, 200)}") from None
     return path
 
 
@@ -160,20 +155,10 @@ def onnx_session(path: Path, images: Tensor) -> Call:
     Raises:
         SkippedError: ONNX Runtime refuses it.
     """
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its idle threads slow the next call
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path, spinning=False)  # or its idle threads slow the next call
         call = partial(session.run, ["logits"], {"image": images.contiguous().numpy()})
         call()
     except Exception as error:  # its own types have no base of their own
-        raise SkippedError(f"ONNX Runtime refuses {path.name}: {_line(error)}") from None
+        raise SkippedError(f"ONNX Runtime refuses {path.name}: {one_line(error, 200)}") from None
     return call
-
-
-def _line(error: Exception) -> str:
-    """What an error says, in one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
