@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pgnas_cli import registry
-from pgnas_cli.errors import RunError, one_line
+from pgnas_cli.errors import one_line
 from pgnas_cli.export.artifact import Artifact
 from pgnas_cli.export.loading import fresh
 from pgnas_cli.export.onnx_file import ONNX, PACKAGES, open_session, write_onnx
@@ -49,13 +49,14 @@ class Subject:
 
 
 def subjects(artifact: Artifact) -> tuple[list[Subject], dict[str, str]]:
-    """The networks of an artifact, and why one of them is left out.
+    """The networks of an artifact, and why some of them are left out.
 
     baseline: the backbone without any inflation, for the same classes, channels and image size.
     supernet: everything kept.
     found: the artifact's own, and again in the layout that it does not have.
 
-    Those that the artifact does not hold have initial weights, which take the same time.
+    Those that the artifact does not hold have initial weights, which take the same time. One that takes more than
+    MOST_PARAMETERS to build is left out.
 
     Raises:
         RunError: the artifact does not fit together.
@@ -64,26 +65,39 @@ def subjects(artifact: Artifact) -> tuple[list[Subject], dict[str, str]]:
     spec = structure.spec
     plain = replace(spec, inflation=Inflation(stem=spec.inflation.stem))
     other = "dense" if structure.layout == "gather" else "gather"
-    found, skipped = [_subject(BASELINE, _build(plain), artifact)], {}
-    if spec == plain:
-        skipped[SUPERNET] = "it was not inflated: the supernet is the baseline"
-    else:
-        found.append(_subject(SUPERNET, _build(spec), artifact))
-    found.append(_subject(FOUND, build_artifact(artifact), artifact))
-    found.append(
-        _subject(f"{FOUND}, {other}", fresh(replace(structure, layout=other), artifact.masks, where), artifact)
-    )
+
+    def build_supernet() -> nn.Module:
+        if spec == plain:
+            raise SkippedError("it was not inflated: the supernet is the baseline")
+        return _build(spec)
+
+    def build_other() -> nn.Module:
+        _check_size(spec)  # it is cut out of the whole supernet
+        return fresh(replace(structure, layout=other), artifact.masks, where)
+
+    makers: dict[str, Callable[[], nn.Module]] = {
+        BASELINE: lambda: _build(plain), SUPERNET: build_supernet, FOUND: lambda: build_artifact(artifact),
+        f"{FOUND}, {other}": build_other,
+    }  # fmt: skip
+    found, skipped = [], {}
+    for name, make in makers.items():
+        try:
+            found.append(_subject(name, make(), artifact))
+        except SkippedError as error:
+            skipped[name] = str(error)
     return found, skipped
 
 
 def _build(spec: BuildSpec) -> nn.Module:
+    _check_size(spec)
+    return registry.build_model(spec).eval()
+
+
+def _check_size(spec: BuildSpec) -> None:
     with torch.device("meta"):
         params = sum(parameter.numel() for parameter in registry.build_model(spec).parameters())
     if params > MOST_PARAMETERS:
-        raise RunError(
-            f"{spec.arch} of the artifact has {params} parameters, at most {MOST_PARAMETERS} are built", "pgnas verify"
-        )
-    return registry.build_model(spec).eval()
+        raise SkippedError(f"{spec.arch} takes {params} parameters to build, at most {MOST_PARAMETERS} are")
 
 
 def _subject(name: str, network: nn.Module, artifact: Artifact) -> Subject:
