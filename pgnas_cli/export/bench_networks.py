@@ -24,6 +24,7 @@ from pgnas_cli.export.pt2_file import capture
 from pgnas_cli.export.reading import artifact_structure, build_artifact, plain_file
 from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.plugin import BuildSpec, Inflation
+from pgnas_cli.signals import none_lost
 
 BASELINE, SUPERNET, FOUND = "baseline", "supernet", "found"
 MOST_PARAMETERS = 2**29
@@ -123,7 +124,7 @@ def compiled(network: nn.Module, images: Tensor) -> Call:
     """
     call = partial(torch.compile(network, dynamic=False), images)
     try:
-        with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+        with none_lost(), warnings.catch_warnings(action="ignore"), torch.inference_mode():
             call()
     except Exception as error:  # of the compiler, of what it generates, or of a tool that is missing
         raise SkippedError(f"torch.compile fails: {one_line(error, 200)}") from None
@@ -154,7 +155,7 @@ def onnx_file(subject: Subject, artifact: Artifact, folder: Path) -> Path:
         return plain_file(artifact.path, ONNX)
     path, images = folder / f"{subject.name}.onnx", artifact.images
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with none_lost(), warnings.catch_warnings(action="ignore"):
             with torch.no_grad():
                 logits = subject.network(images)
             write_onnx(path, capture(subject.network, images), images, logits)
