@@ -75,5 +75,10 @@ def is_artifact(path: Path) -> bool:
 
 def weights_digest(path: Path) -> str:
     """SHA-256 of an artifact's weights file."""
-    with open(path / WEIGHTS, "rb") as file:
+    return file_digest(path / WEIGHTS)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ then what it would take to build the network; see `building`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -20,7 +19,17 @@ from torch import nn
 from pgnas_cli import compact as compaction
 from pgnas_cli.compact.equality import TOLERANCE, relative_difference
 from pgnas_cli.errors import RunError
-from pgnas_cli.export.artifact import ARCHITECTURE, CONFIG, DAMAGED, MOST_CONFIG, PROBES, PROOF, WEIGHTS, Artifact
+from pgnas_cli.export.artifact import (
+    ARCHITECTURE,
+    CONFIG,
+    DAMAGED,
+    MOST_CONFIG,
+    PROBES,
+    PROOF,
+    WEIGHTS,
+    Artifact,
+    file_digest,
+)
 from pgnas_cli.export.building import build_structure, one_line, trace_structure
 from pgnas_cli.export.structure import Structure, structure_of
 from pgnas_cli.export.tensor_header import Stored, read_header
@@ -315,9 +324,3 @@ def check_digests(artifact: Artifact) -> None:
             f"{artifact.path / wrong[0]} is not the file that was exported: its SHA-256 is another than in {CONFIG}",
             DAMAGED,
         )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

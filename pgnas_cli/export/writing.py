@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from pgnas_cli.export.artifact import (
     PROOF,
     SEMANTICS,
     WEIGHTS,
+    file_digest,
     is_artifact,
     weights_digest,
 )
@@ -181,12 +181,7 @@ def _same(handle: int, folder: Path) -> bool:
 
 def _described(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> SHA-256 and size in bytes of every file in a folder."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found[path.name] = {"sha256": digest, "size": path.stat().st_size}
-    return found
+    return {path.name: {"sha256": file_digest(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
 
 
 def _timm_config(
