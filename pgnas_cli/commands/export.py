@@ -100,7 +100,10 @@ def export(
         again = {**what, "layout": layout if layout != "gather" else None, "output": output, "run": run}
         again |= {"push_to_hub": True, **where, **shown}
         again["run"] = run if run is not None else found.path  # by then another may be the newest
-        options = PushOptions(found.path.resolve().name, repo_id, private, branch, tag, again=_pushing.typed(again))
+        options = PushOptions(
+            found.path.resolve().name, repo_id, private, branch, tag, again=_pushing.typed(again),
+            elsewhere=_pushing.typed(again | {"repo_id": "USER/NAME"}),
+        )  # fmt: skip
         destination = _pushing.look(options, dry_run=dry_run)
     from pgnas_cli.export.export import export as export_run
 

@@ -231,3 +231,30 @@ def test_a_folder_of_images_is_published_by_its_name_alone(run: RunDirectory) ->
     section = describe(run, chosen, read_json(run.rank_path / "ranking.json"), is_winner=False)
     assert section["data"]["spec"] == "folder:photos"
     assert "secret" not in json.dumps(section)
+
+
+# ---- what is refused before anything is computed ----
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"output": "notes.txt"}, "is no pgnas artifact: it is left alone"),
+        ({"output": "notes.txt/deep"}, r"cannot be made: .*notes\.txt is a file"),
+        ({"output": "/proc/exports/mine"}, "/proc/exports/mine cannot be made"),
+        ({"license": "mit: [x"}, "is no identifier of a license"),
+        ({"license": "Apache-2.0"}, "'Apache-2.0' is no identifier of a license"),
+    ],
+)
+def test_a_bad_place_or_license_is_refused_at_once(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], says: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    before = content(run.export_path)
+    if not options.get("output", "").startswith("/proc"):  # root may write anywhere that takes folders
+        monkeypatch.setattr(RunDirectory, "begin", lambda *_: pytest.fail("the run was touched"))
+    given = {key: tmp_path / value if key == "output" else value for key, value in options.items()}
+    with pytest.raises(UsageError, match=says):
+        export(run, **given)
+    assert content(run.export_path) == before
+    assert (tmp_path / "notes.txt").read_text() == "mine"

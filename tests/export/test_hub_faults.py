@@ -249,6 +249,11 @@ def test_a_download_that_repeats_the_token(hub: LocalHub) -> None:
 
 def test_a_token_that_was_typed_as_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_x-y/z/1234")
+    monkeypatch.setenv("HF_TOKEN", "hf_abcd1234")
+    with pytest.raises(UsageError, match="'<token>/net' holds a token") as caught:
+        parse_repo("hf_abcd1234/net")
+    assert "1234" not in f"{caught.value}{caught.value.hint}"
+    monkeypatch.setenv("HF_TOKEN", "hf_x-y/z/1234")
     for name in ("hf_x-y/z/1234", "hf_abcd1234efgh", "alice/net@hf_abcd1234 efgh"):
         with pytest.raises(UsageError) as caught:
             parse_repo(name)

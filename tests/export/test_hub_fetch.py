@@ -79,6 +79,8 @@ def test_a_private_repository_with_a_token(hub: LocalHub, monkeypatch: pytest.Mo
         ("alice/gated", "download alice/gated: access to it has to be granted", "/alice/gated"),
         ("alice/other", "alice/other holds no network of pgnas: its config.json has no section 'pgnas'", ""),
         ("alice/none", "alice/none holds no network of pgnas: it has no config.json", ""),
+        ("alice/huge", "its config.json has 4194305 bytes, at most 4194304 are read", "that pgnas export made"),
+        ("alice/deep", "its config.json is not valid JSON: it is nested too deeply", "that pgnas export made"),
         ("alice/half", "alice/half holds no network of pgnas: it has no pgnas.safetensors", ""),
     ],
 )
@@ -87,6 +89,8 @@ def test_what_cannot_be_downloaded(hub: LocalHub, name: str, says: str, hint: st
     hub.add("alice/gated", ARTIFACT, gated=True)
     hub.add("alice/other", {"config.json": b"{}", "model.safetensors": b"theirs"})
     hub.add("alice/none", {"model.safetensors": b"theirs"})
+    hub.add("alice/huge", {"config.json": b" " * (2**22 + 1), "model.safetensors": b"theirs"})
+    hub.add("alice/deep", {"config.json": b"[" * 100_000, "model.safetensors": b"theirs"})
     hub.add("alice/half", {name: data for name, data in ARTIFACT.items() if name != "pgnas.safetensors"})
     with pytest.raises(HubError) as error:
         fetch(name, everything=True)

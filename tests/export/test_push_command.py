@@ -144,6 +144,18 @@ def test_the_hub_is_asked_before_the_export_begins(
     assert says in err
 
 
+def test_a_repository_of_another_kind_names_the_command_for_another(
+    hub: LocalHub, run: RunDirectory, exporting: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.add("alice/run", {"pytorch_model.bin": b"theirs"})
+    _, _, err = exporting("--tag", "v1")
+    command = f"pgnas export --run {run.path} --push-to-hub --repo-id USER/NAME --tag v1"
+    assert err.splitlines()[-1] == f"hint: name another repository; then: {command}"
+    assert main(shlex.split(command.replace("USER/NAME", "alice/mine"))[1:]) == 0
+    capsys.readouterr()
+    assert set(hub.repos["alice/mine"].tags) == {"v1"}
+
+
 @pytest.mark.parametrize("option", ["--repo-id a/b", "--private", "--public", "--branch x", "--tag x", "--dry-run"])
 def test_an_option_of_the_push_without_it(
     hub: LocalHub, exporting: Any, calls: list[dict[str, Any]], option: str
