@@ -135,8 +135,9 @@ def _check_images(cfg: Mapping[str, Any], spec: BuildSpec, where: str) -> None:
         values = cfg.get(key)
         numbers = values if isinstance(values, list) else []
         if len(numbers) not in (1, spec.in_chans) or not all(type(v) in (int, float) and v > least for v in numbers):
-            what = "numbers" if key == "mean" else "numbers above 0"
-            raise RunError(f"{where}.{key} should be {what}, one or {spec.in_chans}, not {shown(values)}", DAMAGED)
+            count = "a list of one number" if spec.in_chans == 1 else f"a list of one or {spec.in_chans} numbers"
+            above = "" if key == "mean" else " above 0"
+            raise RunError(f"{where}.{key} should be {count}{above}, not {shown(values)}", DAMAGED)
     crop, interpolation, names = (cfg.get(key) for key in ("crop_pct", "interpolation", "label_names"))
     if crop is not None and not (type(crop) in (int, float) and 0 < crop <= 1):
         raise RunError(f"{where}.crop_pct should be above 0 and at most 1, not {shown(crop)}", DAMAGED)
