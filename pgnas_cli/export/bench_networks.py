@@ -22,9 +22,9 @@ from pgnas_cli.export.loading import fresh
 from pgnas_cli.export.onnx_file import ONNX, PACKAGES, open_session, write_onnx
 from pgnas_cli.export.pt2_file import capture
 from pgnas_cli.export.reading import artifact_structure, build_artifact, plain_file
+from pgnas_cli.export.signals import none_lost
 from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.plugin import BuildSpec, Inflation
-from pgnas_cli.signals import none_lost
 
 BASELINE, SUPERNET, FOUND = "baseline", "supernet", "found"
 MOST_PARAMETERS = 2**29

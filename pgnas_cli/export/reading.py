@@ -18,7 +18,7 @@ from torch import nn
 
 from pgnas_cli import compact as compaction
 from pgnas_cli.compact.equality import TOLERANCE, relative_difference
-from pgnas_cli.errors import RunError
+from pgnas_cli.errors import RunError, one_line
 from pgnas_cli.export.artifact import (
     ARCHITECTURE,
     CONFIG,
@@ -30,7 +30,7 @@ from pgnas_cli.export.artifact import (
     Artifact,
     file_digest,
 )
-from pgnas_cli.export.building import build_structure, one_line, trace_structure
+from pgnas_cli.export.building import build_structure, trace_structure
 from pgnas_cli.export.structure import Structure, structure_of
 from pgnas_cli.export.tensor_header import Stored, read_header
 from pgnas_cli.plugin import BuildSpec
