@@ -20,8 +20,8 @@ ASSUMED = Assumptions({1: Range(1, 1), 4: Range(0.5, 1)}, Range(1, 2), 0.5, 20)
 
 
 def test_a_step_waits_for_launches_or_for_arithmetic_whichever_is_longer() -> None:
-    speed = Speed(floor=Range(0.1, 0.2), rate=Range(1000, 4000))
-    assert speed.seconds(LARGE, 1) == Range(0.6, 1.2)  # 6 convolutions; 1000 MACs take 0.25 to 1 s
+    speed = Speed(floor=Range(0.125, 0.25), rate=Range(1000, 4000))
+    assert speed.seconds(LARGE, 1) == Range(0.75, 1.5)  # 6 convolutions; 1000 MACs take 0.25 to 1 s
     assert speed.seconds(LARGE, 8) == Range(2.0, 8.0)
 
 

@@ -75,6 +75,7 @@ def _assumptions(cases: Sequence[Case], assumed: Assumptions) -> Iterator[str]:
         "hidden, at worst it is the share that was measured where images are small. Images are decoded as fast as "
         "they are needed."
     )
+    yield "- The processor launches operations as fast as that of the measured machine: a faster one lowers the floor."
     yield f"- A forward pass takes {assumed.forward:.2f} of a training step without gates."
     yield "- Where a network was not measured itself, its steps take the time of resnet50's, by MACs and convolutions:"
     yield ""
@@ -174,21 +175,23 @@ def _whole(cases: Sequence[Case], assumed: Assumptions) -> Iterator[str]:
         "",
         "### From the first command to the last",
         "",
-        "Training with the recipe's batch, sampling, ranking, export.",
+        "Training, with the recipe's batch and with that batch on every GPU, sampling, ranking, export.",
         "",
-        "| network | GPUs | training, h | sampling, s | ranking, h | export, s | in all, h | GPU-days |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | GPUs | batch | training, h | sampling, s | ranking, h | export, s | in all, h | GPU-days |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
+        export = "not measured" if case.export is None else _range(case.export)
         for gpus in assumed.efficiency:
-            train = training(case.gated, case.network, case.task, gpus, True, assumed)
             rank = ranking(case.plain, case.network, case.task, gpus, assumed)
-            whole = train + case.sampling() + rank + (case.export or Range.exactly(0.0))
-            export = "not measured" if case.export is None else _range(case.export)
-            yield (
-                f"| {case.network.name} | {gpus} | {_range(train / HOUR)} | {_range(case.sampling())} | "
-                f"{_range(rank / HOUR)} | {export} | {_range(whole / HOUR)} | {_range(whole * gpus / (24 * HOUR))} |"
-            )
+            for split in (True, False)[: 1 if gpus == 1 else 2]:
+                train = training(case.gated, case.network, case.task, gpus, split, assumed)
+                whole = train + case.sampling() + rank + (case.export or Range.exactly(0.0))
+                yield (
+                    f"| {case.network.name} | {gpus} | {case.task.batch * (1 if split else gpus):,} | "
+                    f"{_range(train / HOUR)} | {_range(case.sampling())} | {_range(rank / HOUR)} | {export} | "
+                    f"{_range(whole / HOUR)} | {_range(whole * gpus / (24 * HOUR))} |"
+                )
 
 
 def _range(found: Range) -> str:
