@@ -89,7 +89,8 @@ def test_what_has_rows_is_not_missing(tmp_path: Path) -> None:
 
 def test_the_page_names_exponents_and_reasons(tmp_path: Path) -> None:
     table = filled(tmp_path, failed=True)
-    text = "\n".join(growth_page.lines(table.rows(), table.sittings()))
+    assert table.path.parent == tmp_path
+    text = growth_page.GROWTH.render(tmp_path)
     linear, constant = "1.00 (1.00 to 1.00)", "0.00 (0.00 to 0.00)"
     cells = ["sample candidates", "10 to 10,000", "10.0 ms to 10.0 s", "7", linear, constant]
     assert f"| {' | '.join(cells)} | 316 to 10,000, 4 points | 5 |" in text
@@ -111,3 +112,4 @@ def test_rows_of_another_base_are_not_mixed_in(tmp_path: Path) -> None:
     other = [{**row, "setting": row["setting"].replace("batch 8", "batch 64")} for row in rows]
     assert growth_page.of_sweep(rows + other, "image") == growth_page.of_sweep(rows, "image")
     assert growth_page.lines([], []) == growth_page.lines(other, [])
+    assert growth_page.lines([], [])[-1] == "No rows yet."

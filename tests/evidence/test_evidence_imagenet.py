@@ -87,15 +87,20 @@ def test_the_tasks_are_those_of_the_recipes() -> None:
 def test_the_page_has_a_row_for_each_network_and_number_of_gpus() -> None:
     speed = Speed(floor=Range(0.1, 0.1), rate=Range(1000, 1000))
     cases = [Case(LARGE, TASK, speed, speed, False, Range(0.1, 0.2), None)]
-    text = page(rows(), ["sitting 1: somewhere"], cases, ASSUMED)
+    text = page("Title", rows(), ["sitting 1: somewhere"], cases, ASSUMED)
     assert sum(line.startswith("| large | 1 |") for line in text) == 4  # two ways to train, ranking, all of it
     assert "| large | 4 | 2 | 2,000 | 0.0000000060 | 1.0 to 4.0 | 0.011 to 0.044 |" in text
     assert any("not measured" in line for line in text if line.startswith("| large | 4 |"))
     assert "- sitting 1: somewhere" in text
 
 
-def test_the_measured_speeds_can_be_read() -> None:
-    table = imagenet.ledger()
-    assert table.rows()
-    assert all(row["value"] or row["low"] for row in table.rows())
-    assert "README" in table.sittings()[0]
+def test_the_section_follows_from_the_files_alone() -> None:
+    text = imagenet.IMAGENET.render(imagenet.RESULTS)
+    assert text == imagenet.IMAGENET.render(imagenet.RESULTS)
+    assert text.startswith("## What ImageNet would take\n\nWorked out, not run")
+    assert "README" in imagenet.ledger().sittings()[0]
+
+
+def test_without_rows_the_section_says_so(tmp_path: Path) -> None:
+    assert imagenet.IMAGENET.render(tmp_path).endswith("No rows yet.")
+    assert imagenet.lines(rows(), [], [])[-1] == "No rows yet."

@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from growth_page import ledger, lines, write_figures
+from growth_page import ledger, render, write_figures
 from growth_points import SWEEPS, Setting
 from ledger import RESULTS, Ledger
 
@@ -108,7 +108,7 @@ def main() -> int:
                 table.add(row)
     except (TimeoutError, KeyboardInterrupt):
         print("stopped: the same command goes on", file=sys.stderr)
-    print("\n".join(lines(table.rows(), table.sittings())))
+    print(render(options.results))
     write_figures(table.rows(), options.results / "figures")
     return int(any(row["reason"] for row in table.rows()))
 

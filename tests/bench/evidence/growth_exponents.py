@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import linregress, t
+from scipy.stats import t
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def exponent(xs: Sequence[float], ys: Sequence[float]) -> Exponent | None:
     upper = sorted((x, y) for x, y in zip(xs, ys, strict=True) if x >= 0.9 * middle and y > 0)
     if len({x for x, _ in upper}) < 3:
         return None
-    fit = linregress([math.log(x) for x, _ in upper], [math.log(y) for _, y in upper])
-    half = float(t.ppf(0.975, len(upper) - 2)) * float(fit.stderr)
-    slope = float(fit.slope)
+    log_x, log_y = ([math.log(value) for value in side] for side in zip(*upper, strict=True))
+    slope, intercept = statistics.linear_regression(log_x, log_y)
+    scatter = sum((y - intercept - slope * x) ** 2 for x, y in zip(log_x, log_y, strict=True))
+    spread = statistics.variance(log_x) * (len(upper) - 1)
+    half = float(t.ppf(0.975, len(upper) - 2)) * math.sqrt(scatter / (len(upper) - 2) / spread)
     return Exponent(slope, slope - half, slope + half, len(upper), upper[0][0], upper[-1][0])

@@ -15,6 +15,7 @@ from pathlib import Path
 from growth_exponents import Exponent, exponent
 from growth_points import BASE, SWEEPS, WORK, Sweep
 from ledger import RESULTS, Ledger, Row
+from section import Section
 
 from pgnas_cli.report import chart
 from pgnas_cli.report.chart import Panel
@@ -31,6 +32,7 @@ ABOUT = (
     "How cost grows: CPU seconds of the process (median and quartiles of n in turn, one thread), wall seconds "
     "(median), MB by which the peak of resident memory rises; reason: why a point was not measured"
 )
+TITLE = "How cost grows"
 INKS = {what: f"series{number}" for number, what in enumerate(WORK, 1)}
 NOTHING = "-"
 Points = tuple[list[float], list[float]]
@@ -61,7 +63,7 @@ def points(rows: Sequence[Row], what: str, column: str) -> Points:
 def lines(rows: Sequence[Row], sittings: Sequence[str]) -> list[str]:
     """The section: what was measured and how, and a table of exponents for every sweep that has rows."""
     found = [
-        "## How cost grows",
+        f"## {TITLE}",
         "",
         f"One thread on the CPU. Base: {BASE}; each sweep varies one thing in geometric steps. Time is the CPU time of "
         "the process, median of n repeats in turn after one to warm up. Memory is what the work adds to the peak of "
@@ -71,18 +73,15 @@ def lines(rows: Sequence[Row], sittings: Sequence[str]) -> list[str]:
         "all drop probabilities are 1/2; one candidate is evaluated with its masks written into the supernet, on "
         "images that are in memory. What a ranking costs a candidate is another table: races.",
     ]
-    for name, sweep in SWEEPS.items():
-        part = of_sweep(rows, name)
-        if part:
-            found += ["", *_section(part, name, sweep)]
-    found += ["", *(f"- {sitting}" for sitting in sittings)]
-    return found
+    sections = [["", *_section(part, name, sweep)] for name, sweep in SWEEPS.items() if (part := of_sweep(rows, name))]
+    found += [line for section in sections for line in section] or ["", "No rows yet."]
+    return found + (["", *(f"- {sitting}" for sitting in sittings)] if sections else [])
 
 
 def _section(rows: Sequence[Row], name: str, sweep: Sweep) -> Iterator[str]:
     yield f"### Against {sweep.title}"
     yield ""
-    yield f"![Time and memory against {sweep.title}](figures/growth-{name}.svg)"
+    yield f"![Time and memory against {sweep.title}](results/figures/growth-{name}.svg)"
     yield ""
     yield f"| | {sweep.title} | time | memory, MB | exponent of time | of memory | fitted over | n |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -124,6 +123,15 @@ def _range(found: Exponent | None) -> str:
 
 def _repeats(rows: Sequence[Row], what: str) -> str:
     return " to ".join(sorted({row["n"] for row in rows if row["what"] == what and row["n"]}, key=int))
+
+
+def render(folder: Path) -> str:
+    """The section of RESULTS.md, from the file of a folder."""
+    table = ledger(folder)
+    return "\n".join(lines(table.rows(), table.sittings()))
+
+
+GROWTH = Section(TITLE, render)
 
 
 # ---- figures ------------------------------------------------------------------------------------------------
@@ -199,9 +207,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
     folder = parser.parse_args().results
-    table = ledger(folder)
-    print("\n".join(lines(table.rows(), table.sittings())))
-    write_figures(table.rows(), folder / "figures")
+    print(render(folder))
+    write_figures(ledger(folder).rows(), folder / "figures")
 
 
 if __name__ == "__main__":

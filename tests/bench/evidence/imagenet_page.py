@@ -39,10 +39,12 @@ class Case:
         return self.costing * self.task.candidates
 
 
-def page(rows: Sequence[Row], sittings: Sequence[str], cases: Sequence[Case], assumed: Assumptions) -> list[str]:
+def page(
+    title: str, rows: Sequence[Row], sittings: Sequence[str], cases: Sequence[Case], assumed: Assumptions
+) -> list[str]:
     """The whole page."""
     return [
-        "## What ImageNet would take",
+        f"## {title}",
         "",
         "Worked out, not run: times follow from measured speeds and from assumptions. Each is a range between two "
         "readings of what was measured; the truth may lie outside if an assumption is wrong.",

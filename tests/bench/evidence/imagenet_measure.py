@@ -1,7 +1,7 @@
-"""What `pgnas export` takes for a large network: its CPU time, on a run that has hardly been trained.
+"""What `imagenet.py` needs of a network beside speeds on a GPU: what the package counts, and what its export takes.
 
-`imagenet.py --measure-export` calls it. What is exported, and so how long it takes, does not depend on how well the
-network was trained: the run has one epoch of a few random images of full size, and two candidates.
+What is exported, and so how long that takes, does not depend on how well the network was trained: the run that
+`export_seconds` exports from has one epoch of a few random images of full size, and two candidates.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import nn
+
+from pgnas_cli import registry
+from pgnas_cli.plugin import Inflation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from commands import Commands
@@ -33,7 +37,18 @@ def random_folder(folder: Path, img_size: int) -> None:
                 Image.fromarray(pixels).save(place / f"{index}.png")
 
 
-def seconds(arch: str, img_size: int) -> float:
+def counted(name: str, img_size: int) -> dict[str, int]:
+    """Parameters, MACs, convolutions and gated channels of a network of ImageNet's classes, on torch's meta device."""
+    spec = registry.make_spec(name, Inflation(), num_classes=1000, img_size=img_size)
+    net = registry.build_on_meta(spec)
+    cost, convolutions = net.kept_cost(), [m for m in net.backbone.modules() if isinstance(m, nn.Conv2d)]
+    channels = sum(gate.channels for gate in net.gates.values())
+    return {
+        "params": int(cost.params), "macs": int(cost.macs), "convolutions": len(convolutions), "channels": channels,
+    }  # fmt: skip
+
+
+def export_seconds(arch: str, img_size: int) -> float:
     """CPU seconds of `pgnas export` of a candidate, one thread."""
     pgnas = Commands()
     with tempfile.TemporaryDirectory() as name:
