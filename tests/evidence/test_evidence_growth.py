@@ -87,6 +87,18 @@ def test_what_has_rows_is_not_missing(tmp_path: Path) -> None:
     assert not list(growth.missing(filled(tmp_path / "all"), list(SWEEPS)))
 
 
+def test_a_process_that_dies_is_a_reason_and_one_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch) -> None:
+    script = tmp_path / "measure.py"
+    monkeypatch.setattr(growth, "MEASURE", script)
+    script.write_text("import os, sys; print('too large', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)")
+    found = growth.measured(BASE, ["step"], 5)
+    assert found["rows"] == {"step": {"reason": "its process ended with exit code -9: too large"}}
+    assert [(row["x"], row["n"]) for row in growth.rows("parameters", BASE, found)] == [(None, None)]
+    script.write_text("import time; time.sleep(60)")
+    with pytest.raises(TimeoutError):
+        growth.measured(BASE, ["step"], 5, 0.1)
+
+
 def test_the_page_names_exponents_and_reasons(tmp_path: Path) -> None:
     table = filled(tmp_path, failed=True)
     assert table.path.parent == tmp_path

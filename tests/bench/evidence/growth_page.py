@@ -33,7 +33,10 @@ ABOUT = (
     "(median), MB by which the peak of resident memory rises; reason: why a point was not measured"
 )
 TITLE = "How cost grows"
-INKS = {what: f"series{number}" for number, what in enumerate(WORK, 1)}
+INKS = {
+    "inflate": "series1", "step": "series2", "sample": "series3", "evaluate": "series4", "compact": "series5",
+    "costs": "series6",
+}  # fmt: skip
 NOTHING = "-"
 Points = tuple[list[float], list[float]]
 """x and y."""
@@ -198,7 +201,7 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         drawing, path = with_legend(found), folder / found.name
         path.with_suffix(".svg").write_text(svg(drawing, title=found.title, alt=found.alt, id=found.name, theme=LIGHT))
-        path.with_suffix(".png").write_bytes(png(drawing, theme=LIGHT))
+        path.with_suffix(".png").write_bytes(png(drawing, theme=LIGHT, scale=1))
         written += [path.with_suffix(".svg"), path.with_suffix(".png")]
     return written
 
