@@ -1,0 +1,22 @@
+"""A section of RESULTS.md that is no table of runs and claims; it has what results.py uses of a `table.Table`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of RESULTS.md.
+
+    Args:
+        title: its heading.
+        render: the folder of results -> the section, from its files alone.
+        claims: none is judged here.
+    """
+
+    title: str
+    render: Callable[[Path], str]
+    claims: tuple[()] = ()
