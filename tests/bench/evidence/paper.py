@@ -9,7 +9,7 @@ images cut from the rest of the training images, 10 000 test images. The tables,
 
     3            guided against uniform candidates, both also fine-tuned, and the full supernet. Uniform is trained and
                  drawn at the constant rate whose expected size is the guided candidates' mean size. Fine-tuning adds
-                 --finetune epochs of the winner alone; the others see the same images
+                 --finetune epochs of the winner alone, which the others do not have
     4            four values of l2 without a target: the priors decide the size
     5            four temperatures tau
     6            the best of 50, 150, 500 and 1000 candidates: of one sample a seed, all on the whole selection split

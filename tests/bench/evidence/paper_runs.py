@@ -118,7 +118,7 @@ class Runs:
 
     def row(self, arm: str, seed: int) -> dict[str, Any]:
         """A run as the row of a table of arms; the run is made if it has to be."""
-        run = self.made(arm, seed)
+        run, setting = self.made(arm, seed), ARMS[arm]
         ranking, done = ranking_of(run), stages(run)
         spread, finetuned = ranking["distribution"], ranking.get("finetune", {})
         chosen = next(found for found in read_candidates(RunDirectory(run)) if found.id == ranking["winner"])
@@ -127,7 +127,8 @@ class Runs:
             "arm": arm, "seed": seed, **self.images(run), "candidates": ranking["candidates"],
             "test_error": error(ranking["test_accuracy"]["value"]),
             "selection_error": error(ranking["selection_accuracy"]["value"]),
-            "mean_selection_error": error(spread["mean"]), "std_selection_error": 100 * spread["std"],
+            "mean_selection_error": error(spread["mean"]),
+            "std_selection_error": None if setting.single else 100 * spread["std"],
             "params": ranking["params"], "supernet_params": done["train"]["params"], "macs": ranking["macs"],
             "mean_params": done["sample"]["params"]["mean"],
             "dropped_channels": 1 - chosen.kept_share(), "dropped_operations": len(chosen.dropped_operations()),

@@ -39,11 +39,9 @@ PUBLISHED_7 = {"M": (0.18, 0.10), "MI": (0.44, 0.26), "E": (0.33, 0.19), "EI": (
 PUBLISHED_CONSTANT_L2 = {l2_arm(STRONG): "14.28", "constant-l2-free": "17.41"}
 """Error on CIFAR-100, %; no target."""
 TUNED = ", fine-tuned"
-COMMON = f"""
-The recipe `posterior` on {NETWORK}, gray images of Fashion-MNIST at 14x14; the arms of a table differ in what it names
-and in nothing else. The best of the candidates on the selection images is scored once on the test images. Sizes are
-shares of the supernet's parameters.
-"""
+COMMON = f"""Fashion-MNIST at 14x14, {NETWORK}, recipe `posterior`: arms differ in what the table names and in nothing
+else. The best candidate on the selection images is scored once on the test images. Sizes are shares of the supernet's
+parameters."""
 
 
 # ---- rows ----
@@ -152,7 +150,7 @@ def arm_table(
         return arms.index(key[0])
 
     return Table(
-        title, f"{COMMON.strip()} {about.strip()}", rows_of(name, change), ("arm",),
+        title, f"{COMMON}\n\n{about.strip()}", rows_of(name, change), ("arm",),
         tuple(columns) or arm_columns(name, base, published), tuple(claims), order,
     )  # fmt: skip
 
@@ -182,8 +180,8 @@ TABLE_3 = arm_table(
     """
 Guided is held at half of the supernet's parameters (in the paper the priors decide: 0.46 to 0.82 of them). The uniform
 supernet is trained and drawn at the constant rate whose expected size is the guided candidates' mean size. Fine-tuning
-trains the winner alone for more epochs, at a tenth of the rate: on images that the others do not see.
-Published: error on CIFAR-10, %, of supernet M, in brackets MI / EI / E.
+goes on with the winner alone, at a tenth of the rate, for epochs that the others do not have. Published:
+error on CIFAR-10, %, of supernet M, in brackets MI / EI / E.
     """,
     (
         less("guided errs less than uniform, neither fine-tuned (published: 2.20 and 2.63)", BASE, "uniform"),

@@ -17,11 +17,12 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from ledger import RESULTS  # noqa: E402
+from paper_sample_table import PAPER  # noqa: E402
 from peers_table import PEERS  # noqa: E402
 from table import CONFIDENCE, FAILS, HOLDS, NOT_SHOWN, OPEN, Table  # noqa: E402
 
 PAGE = HERE / "RESULTS.md"
-TABLES: tuple[Table, ...] = (PEERS,)
+TABLES: tuple[Table, ...] = (PEERS, *PAPER)
 HEADER = f"""# Results
 
 Written by `python tests/bench/evidence/results.py` from the files in `results/`; not by hand.
