@@ -21,6 +21,8 @@ class Objective:
         initial_drop: p at the start.
         granularity: "group" (one p per gate group) or "channel" (one p per channel).
         ungated_l2: whether ungated convolutions get l2 / N * ||W||^2 too.
+        constant_l2: whether the weight prior is l2 * ||W||^2, whatever p is: an ordinary penalty in the place of
+            l2 * (1 - p) * ||W||^2, the ablation of the paper's Table 2.
         fixed_drop: one constant drop probability instead of a learned one (the uniform baseline).
         label_smoothing: of the cross-entropy.
         branch_noise: shake-shake's noise between the branches. The published runs of 1800 epochs have it; in runs of
@@ -43,6 +45,7 @@ class Objective:
     initial_drop: float = 0.1
     granularity: str = "group"
     ungated_l2: bool = True
+    constant_l2: bool = False
     fixed_drop: float | None = None
     label_smoothing: float = 0.0
     branch_noise: bool = False

@@ -76,7 +76,7 @@ class GateBank:
         channels = torch.tensor(self.channels)
         return torch.tensor(values).repeat_interleave(channels).to(self.device)
 
-    def kl(self, norms_G: Tensor, l2: float, prior_drop: float) -> Tensor:
+    def kl(self, norms_G: Tensor, l2: float, prior_drop: float, *, constant_l2: bool = False) -> Tensor:
         """Scalar: sum over groups of l2 (1 - p) ||W_group||^2 + K_group KL(Bern(p) || Bern(u0)), see `Supernet.kl`.
 
         At a constant rate nothing is learned about the masks: such a gate's groups have l2 ||W_group||^2 instead, an
@@ -84,12 +84,14 @@ class GateBank:
 
         Args:
             norms_G: squared norm of the weights that read each group.
+            l2, prior_drop, constant_l2: as in `Supernet.kl`.
         """
         fixed = [gate.fixed_drop is not None for gate in self.gates]
         if all(fixed):
             return l2 * norms_G.sum()
         logits_G = self.drop_logits()
-        terms_G = weight_prior(logits_G, norms_G, l2) + self.sizes_G * bernoulli_kl(logits_G, prior_drop)
+        prior_G = l2 * norms_G if constant_l2 else weight_prior(logits_G, norms_G, l2)
+        terms_G = prior_G + self.sizes_G * bernoulli_kl(logits_G, prior_drop)
         if any(fixed):
             groups = torch.tensor([len(gate.sizes) for gate in self.gates])
             fixed_G = torch.tensor(fixed).repeat_interleave(groups).to(self.device)

@@ -186,7 +186,7 @@ class GatedNetwork(nn.Module):
 
     # ---- the objective ----
 
-    def kl(self, *, l2: float, num_examples: float, prior_drop: float = 0.5) -> Tensor:
+    def kl(self, *, l2: float, num_examples: float, prior_drop: float = 0.5, constant_l2: bool = False) -> Tensor:
         """Both KL terms, already divided by N:
 
             (1/N) * sum over groups [ l2 * (1 - p) * ||W_group||^2 + K_group * KL(Bern(p) || Bern(u0)) ]
@@ -199,6 +199,7 @@ class GatedNetwork(nn.Module):
             l2: squared length scale of the weight prior.
             num_examples: N.
             prior_drop: u0 of the architecture prior.
+            constant_l2: leave the factor (1 - p) out (the ablation of Table 2).
 
         Returns:
             Scalar tensor, differentiable in the weights and the drop logits. Zhou et al. 2020, Eq. 11-15.
@@ -211,7 +212,7 @@ class GatedNetwork(nn.Module):
         else:
             norms_G = torch.cat([layer.squared_norms() for layer in layers])
         self._tapped = None
-        return self.bank.kl(norms_G, l2, prior_drop) / num_examples
+        return self.bank.kl(norms_G, l2, prior_drop, constant_l2=constant_l2) / num_examples
 
     def ungated_penalty(self) -> Tensor:
         """Squared norm of the weights of all ungated convolutions, scalar."""

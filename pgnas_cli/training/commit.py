@@ -182,7 +182,7 @@ class CommittedNetwork(nn.Module):
     def auxiliary_logits(self) -> None:
         """Heads for training only end with the search."""
 
-    def kl(self, *, l2: float, num_examples: float, prior_drop: float = 0.5) -> Tensor:
+    def kl(self, *, l2: float, num_examples: float, prior_drop: float = 0.5, constant_l2: bool = False) -> Tensor:
         """What is left of it: l2 / N * ||W||^2 of the layers that were gated."""
         return l2 / num_examples * self._squares(gated=True)
 

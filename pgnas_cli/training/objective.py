@@ -68,6 +68,7 @@ class Objective:
         self.l2 = recipe.resolved_l2(num_train)
         self.prior_drop = recipe.objective.prior_drop
         self.ungated_l2 = self.l2 if recipe.objective.ungated_l2 else 0.0
+        self.constant_l2 = recipe.objective.constant_l2
         self.label_smoothing = recipe.objective.label_smoothing
         self.auxiliary_weight = recipe.objective.auxiliary_weight
 
@@ -83,7 +84,9 @@ class Objective:
         if not kl:
             zero = logits_BC.new_zeros((), dtype=torch.float32)
             return Losses(self._cross_entropy(logits_BC, labels), zero, zero, self._auxiliary(net, labels))
-        divergence = net.kl(l2=self.l2, num_examples=self.num_examples, prior_drop=self.prior_drop)
+        divergence = net.kl(
+            l2=self.l2, num_examples=self.num_examples, prior_drop=self.prior_drop, constant_l2=self.constant_l2
+        )
         penalty = (
             self.ungated_l2 / self.num_examples * net.ungated_penalty() if self.ungated_l2 else divergence.new_zeros(())
         )

@@ -136,6 +136,18 @@ def test_gates_at_a_constant_rate_pay_a_penalty_and_the_others_their_kl(fixed: t
         torch.testing.assert_close(layer.weight.grad, 2 * 3.0 / 10.0 * layer.weight.detach())
 
 
+@grouped
+def test_a_constant_l2_adds_what_the_factor_takes_away_and_says_nothing_about_p(groups: dict[str, list[int]]) -> None:
+    net = supernet(groups)
+    given = {"l2": 3.0, "num_examples": 10.0, "prior_drop": 0.3}
+    squares = sum(float(layer.weight.detach().square().sum()) for layer in net.search_layers.values())
+    constant, without = net.kl(**given, constant_l2=True), net.kl(**{**given, "l2": 0.0})
+    assert constant.item() == pytest.approx(without.item() + 3.0 / 10.0 * squares, rel=1e-12)
+    logits = net.gate_parameters()
+    for found, wanted in zip(torch.autograd.grad(constant, logits), torch.autograd.grad(without, logits), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_the_penalty_of_ungated_convolutions_leaves_out_gated_and_linear_layers() -> None:
     net = supernet({"2": [8]})
     assert net.ungated_penalty().item() == pytest.approx(float(net.backbone[0].weight.detach().square().sum()))

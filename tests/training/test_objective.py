@@ -62,6 +62,12 @@ def test_only_ungated_convolutions_are_penalised(net: Supernet) -> None:
     torch.testing.assert_close(without.kl, found.kl)
 
 
+def test_a_recipe_can_leave_the_drop_probabilities_out_of_the_weight_prior(net: Supernet) -> None:
+    found, _, _ = losses(net, recipe(l2=3.0, constant_l2=True))
+    torch.testing.assert_close(found.kl, net.kl(l2=3.0, num_examples=10.0 * N, constant_l2=True))
+    assert found.kl > losses(net, recipe(l2=3.0))[0].kl
+
+
 def test_what_the_recipe_leaves_open_depends_on_the_number_of_images() -> None:
     plain = Objective(recipe(augmentation_factor=1.0), N)
     assert (plain.num_examples, plain.l2) == (N, pytest.approx(1e-4 * N))

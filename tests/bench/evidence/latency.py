@@ -1,0 +1,111 @@
+"""How long the networks of peers.py take: eager and in ONNX Runtime, in turns, beside the plain network.
+
+    python tests/bench/evidence/latency.py --out DIR [--families ...] [--seeds 0 1 2] [--repeats 60] [--results DIR]
+
+DIR is that of peers.py, and every arm that has a row in results/peers.csv is measured; do it on a machine that does
+nothing else. All networks of a family and seed take turns on the same batch, of 1 and of 64 images, one thread, so that
+a drift of the machine's speed meets all alike: one row of results/latency.csv for each network, runtime and batch size:
+median and quartiles of the time of a batch in milliseconds, and the median of its quotient with the plain network's
+time in the same turn, with a 95 % interval of that median. A group of networks that has rows is not measured again.
+About two minutes for a family and seed.
+
+All are graphs of torch.fx (the arms of pgnas are; those of Torch-Pruning are traced for this), in NCHW, float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import warnings
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "zoo")]
+
+import torch  # noqa: E402
+from ledger import RESULTS, Ledger  # noqa: E402
+from peer_arms import COLUMNS, FAMILIES, IMAGE, NETWORK  # noqa: E402
+from torch import fx, nn  # noqa: E402
+
+from pgnas_cli.export.bench import median_interval, quartiles  # noqa: E402
+from pgnas_cli.export.bench_networks import Call, onnx_session  # noqa: E402
+from pgnas_cli.export.onnx_file import write_onnx  # noqa: E402
+from pgnas_cli.export.pt2_file import capture  # noqa: E402
+from pgnas_cli.supernet.timing import interleaved  # noqa: E402
+
+ABOUT = "Latency of the networks of peers.csv: one thread, in turns, milliseconds a batch and times the plain network's"
+KEY = ("family", "seed", "runtime", "batch", "arm")
+TIMES = (*KEY, "median_ms", "low_ms", "high_ms", "of_plain", "of_plain_low", "of_plain_high", "turns")
+EAGER, ONNX = "eager", "ONNX Runtime"
+BATCHES = (1, 64)
+REFERENCE = "plain"
+
+
+def load(file: Path) -> nn.Module:
+    """The network that an arm ended with, as a graph."""
+    network: nn.Module = torch.load(file, weights_only=False).eval()  # our own file
+    network = network.to(memory_format=torch.contiguous_format)
+    return network if isinstance(network, fx.GraphModule) else fx.symbolic_trace(network)
+
+
+def calls(networks: dict[str, nn.Module], batch: int, folder: Path) -> dict[tuple[str, str], Call]:
+    """(runtime, arm) -> a call on a batch of images."""
+    images = torch.randn(batch, 1, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
+    found: dict[tuple[str, str], Call] = {(EAGER, arm): partial(net, images) for arm, net in networks.items()}
+    for arm, network in networks.items():
+        file, probe = folder / f"{arm}.onnx", images[:1].repeat(8, 1, 1, 1)
+        if not file.is_file():
+            with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of the exporter
+                write_onnx(file, capture(network, probe), probe, network(probe))
+        found[ONNX, arm] = onnx_session(file, images)
+    return found
+
+
+def measured(networks: dict[str, nn.Module], family: str, seed: int, repeats: int) -> list[dict[str, object]]:
+    """The rows of all networks of a family and seed."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in BATCHES:
+            made = calls(networks, batch, Path(folder))
+            times = dict(zip(made, interleaved(list(made.values()), torch.device("cpu"), runs=repeats), strict=True))
+            for (runtime, arm), seconds in times.items():
+                low, median, high = (1e3 * value for value in quartiles(seconds))
+                ratios = [mine / its for mine, its in zip(seconds, times[runtime, REFERENCE], strict=True)]
+                of_plain = (statistics.median(ratios), *median_interval(ratios))
+                values = [f"{value:.4g}" for value in (median, low, high, *of_plain)]
+                rows.append(dict(zip(TIMES, (family, seed, runtime, batch, arm, *values, repeats), strict=True)))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    peers = Ledger("peers", "", COLUMNS, ("family", "arm", "seed"), options.results).rows()
+    ledger = Ledger("latency", ABOUT, TIMES, KEY, options.results)
+    for family in options.families:
+        for seed in options.seeds:
+            arms = {row["arm"] for row in peers if (row["family"], int(row["seed"])) == (family, seed)}
+            there = {row["arm"] for row in ledger.rows() if (row["family"], int(row["seed"])) == (family, seed)}
+            if there and arms - there:
+                print(f"{family}, seed {seed}: remove its rows, they lack {', '.join(sorted(arms - there))}")
+            if there or REFERENCE not in arms:
+                continue
+            networks = {arm: load(options.out / f"{family}-{arm}-{seed}" / NETWORK) for arm in sorted(arms)}
+            for row in measured(networks, family, seed, options.repeats):
+                ledger.add(row)
+            print(f"{family}, seed {seed}: {len(networks)} networks", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""The paper's tables of arms in RESULTS.md: ours, the published figures beside them, and claims with their direction.
+
+Published figures are the paper's, of other data and larger networks; none of them is ours. Where only the direction of
+a table is known here, only that is claimed. A claim that holds agrees with the paper, or answers what it leaves open.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paper_arms import ARMS, BASE, FILES, FREE, L2_SHARES, NETWORK, STRONG, TABLES, TAU, l2_arm
+from table import (
+    Claim,
+    Column,
+    Difference,
+    Key,
+    Lines,
+    Row,
+    Source,
+    Table,
+    difference,
+    each,
+    mean,
+    numbers,
+    read_csv,
+    text,
+)
+
+PUBLISHED_3 = {
+    BASE: "2.20 (2.06 / 2.56 / 2.73)", "uniform": "2.63 (9.75 / 13.45 / 15.87)",
+    "uniform, fine-tuned": "2.56 (2.69 / 3.16 / 3.47)", "full": "2.58 (- / 2.78 / 2.98)",
+}  # fmt: skip
+"""Error on CIFAR-10, %: M, and in brackets MI / EI / E."""
+PUBLISHED_7 = {"M": (0.18, 0.10), "MI": (0.44, 0.26), "E": (0.33, 0.19), "EI": (0.29, 0.21)}
+"""Supernet -> dropped share of channels and of operations."""
+PUBLISHED_CONSTANT_L2 = {l2_arm(STRONG): "14.28", "constant-l2-free": "17.41"}
+"""Error on CIFAR-100, %; no target."""
+TUNED = ", fine-tuned"
+COMMON = f"""Fashion-MNIST at 14x14, {NETWORK}, recipe `posterior`: arms differ in what the table names and in nothing
+else. The best candidate on the selection images is scored once on the test images. Sizes are shares of the supernet's
+parameters."""
+
+
+# ---- rows ----
+
+
+def rows_of(name: str, change: Callable[[Row], Sequence[Row]] = lambda row: [row]) -> Callable[[Path], Source]:
+    """Reads a table's file, with the columns that follow from others, and a note of what its runs have in common.
+
+    Args:
+        name: of the table.
+        change: a row of the file -> rows of the table.
+    """
+
+    def read(folder: Path) -> Source:
+        found = read_csv(folder / f"{FILES[name][0]}.csv")
+        rows = [made for row in found.rows for made in change({**row, **derived(row)})]
+        return Source(rows, [*common(found.rows), *found.notes])
+
+    return read
+
+
+def derived(row: Row) -> dict[str, str]:
+    """Sizes as shares of the supernet, operations as shares of all; empty where they are not known."""
+
+    def share(part: str, whole: str) -> str:
+        return str(float(row[part]) / float(row[whole])) if row.get(part) and row.get(whole) else ""
+
+    operations = share("dropped_operations", "operations")
+    return {
+        "share": share("params", "supernet_params"), "mean_share": share("mean_params", "supernet_params"),
+        "operations_share": operations, "certain_share": share("operations_above_0.95", "operations"),
+        "channels_lead": str(float(row["dropped_channels"]) - float(operations)) if operations else "",
+    }  # fmt: skip
+
+
+def common(rows: Sequence[Row]) -> list[str]:
+    """A line that says how long the trainings were and how many images there were."""
+    names = {
+        "train_images": "training images", "epochs": "epochs", "candidates": "candidates",
+        "selection_images": "selection images", "test_images": "test images",
+        "finetune_epochs": "epochs of fine-tuning",
+    }  # fmt: skip
+    counted = [row for row in rows if row.get("arm") != "full"]  # of which there is one candidate
+    said = [f"{several(counted, name)} {what}" for name, what in names.items() if numbers(counted, name)]
+    return [", ".join(said)] if said else []
+
+
+def several(rows: Sequence[Row], column: str) -> str:
+    """The values of a column, as integers: one, or the smallest and the largest."""
+    values = sorted({int(value) for value in numbers(rows, column)})
+    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"
+
+
+# ---- columns and claims ----
+
+
+@dataclass(frozen=True)
+class AboveZero(Claim):
+    """A line's values are above zero; `base` is not looked at."""
+
+    def judged(self, lines: Lines) -> tuple[str, Difference | None]:
+        rows = lines.get(self.line, [])
+        zeros = [{**row, self.column: "0"} for row in rows if row.get(self.column)]
+        return Claim(self.text, self.column, self.line, ("zero",), larger=True).judged({**lines, ("zero",): zeros})
+
+
+def arm_columns(table: str, base: str, published: Mapping[str, str] | None = None) -> tuple[Column, ...]:
+    """Errors and sizes of each arm, and its difference to `base`; the published error last."""
+    known = published or {}
+    columns = (
+        text("", lambda row: label_of(table, row["arm"])),
+        mean("winner: test error, %", "test_error"),
+        each("each seed", "test_error"),
+        difference(f"- {label_of(table, base)}, points", "test_error", lambda row: (base,)),
+        mean("candidates: selection error, %", "mean_selection_error"),
+        mean("their deviation", "std_selection_error"),
+        mean("winner's size", "share"),
+    )
+    return (*columns, text("published", lambda row: known.get(row["arm"], ""))) if published else columns
+
+
+def label_of(table: str, arm: str) -> str:
+    plain = arm.removesuffix(TUNED)
+    return TABLES[table].labels.get(plain, ARMS[plain].label) + arm.removeprefix(plain)
+
+
+def arm_table(
+    name: str, title: str, about: str, claims: Sequence[Claim], *, base: str = BASE,
+    columns: Sequence[Column] = (), published: Mapping[str, str] | None = None,
+    change: Callable[[Row], Sequence[Row]] = lambda row: [row],
+) -> Table:  # fmt: skip
+    """A table of arms.
+
+    Args:
+        name: of the table.
+        title, about: above it.
+        claims: below it.
+        base: the arm that the others are compared with.
+        columns: others than those of `arm_columns`.
+        published: arm -> published error.
+        change: a row of the file -> rows of the table.
+    """
+    arms = [row["arm"] for arm in TABLES[name].arms for row in ({"arm": arm}, {"arm": arm + TUNED})]
+
+    def order(key: Key) -> int:
+        return arms.index(key[0])
+
+    return Table(
+        title, f"{COMMON}\n\n{about.strip()}", rows_of(name, change), ("arm",),
+        tuple(columns) or arm_columns(name, base, published), tuple(claims), order,
+    )  # fmt: skip
+
+
+def less(said: str, ours: str, theirs: str, column: str = "test_error") -> Claim:
+    return Claim(said, column, (ours,), (theirs,))
+
+
+def more(said: str, ours: str, theirs: str, column: str = "test_error") -> Claim:
+    return Claim(said, column, (ours,), (theirs,), larger=True)
+
+
+# ---- the tables ----
+
+
+def with_tuned(row: Row) -> list[Row]:
+    """A row, and one for its fine-tuned winner where it has one."""
+    tuned = {
+        **row, "arm": row["arm"] + TUNED, "test_error": row.get("finetuned_test_error", ""),
+        "mean_selection_error": "", "std_selection_error": "",
+    }  # fmt: skip
+    return [row, tuned] if tuned["test_error"] else [row]
+
+
+TABLE_3 = arm_table(
+    "3", "The paper's Table 3: guided against uniform candidates, with and without fine-tuning",
+    """
+Guided is held at half of the supernet's parameters (in the paper the priors decide: 0.46 to 0.82 of them). The uniform
+supernet is trained and drawn at the constant rate whose expected size is the guided candidates' mean size. Fine-tuning
+goes on with the winner alone, at a tenth of the rate, for epochs that the others do not have. Published:
+error on CIFAR-10, %, of supernet M, in brackets MI / EI / E.
+    """,
+    (
+        less("guided errs less than uniform, neither fine-tuned (published: 2.20 and 2.63)", BASE, "uniform"),
+        less("guided errs less than uniform fine-tuned (published: 2.20 and 2.56)", BASE, "uniform" + TUNED),
+        less("guided errs less than the full supernet (published: 2.20 and 2.58)", BASE, "full"),
+        less("fine-tuning lowers the error of uniform (published: 2.63 to 2.56)", "uniform" + TUNED, "uniform"),
+        less("fine-tuning lowers the error of guided (not published)", BASE + TUNED, BASE),
+    ),
+    published=PUBLISHED_3, change=with_tuned,
+)  # fmt: skip
+
+
+def by_l2() -> list[Claim]:
+    shares = [*itertools.pairwise(L2_SHARES), (L2_SHARES[0], L2_SHARES[-1])]
+    sizes = [
+        less(f"l2 / N = {high:g} finds smaller candidates than {low:g} (published: the direction)", l2_arm(high),
+             l2_arm(low), "mean_share")
+        for low, high in shares
+    ]  # fmt: skip
+    low, high = L2_SHARES[0], L2_SHARES[-1]
+    return [*sizes, more(f"l2 / N = {high:g} errs more than {low:g} (not published)", l2_arm(high), l2_arm(low))]
+
+
+TABLE_4 = arm_table(
+    "4", "The paper's Table 4: the weight prior decides error and size",
+    "No target: the priors decide the size. N is ten times the training images, as in the paper's CIFAR runs.",
+    by_l2(), base=FREE,
+)  # fmt: skip
+
+TABLE_5 = arm_table(
+    "5", "The paper's Table 5: the temperature of the relaxation", "Held at half of the supernet's parameters.",
+    [
+        (more if tau > TAU else less)(
+            f"tau = {tau:g} errs {'more' if tau > TAU else 'less'} than {TAU:g} (published: the smaller is better)",
+            f"tau-{tau:g}", BASE,
+        )
+        for tau in (0.1, 0.667, 1.0)
+    ],
+)  # fmt: skip
+
+
+def dropped(arm: str) -> list[Claim]:
+    name = label_of("7", arm)
+    return [
+        AboveZero(f"{name}: channels are dropped (published: 0.18 to 0.44 of them)", "dropped_channels", (arm,), ()),
+        AboveZero(f"{name}: operations are dropped (published: 0.10 to 0.26 of them)", "operations_share", (arm,), ()),
+        AboveZero(f"{name}: a larger share of channels than of operations (published: by 0.08 to 0.18)",
+                  "channels_lead", (arm,), ()),
+    ]  # fmt: skip
+
+
+TABLE_7 = arm_table(
+    "7", "The paper's Table 7: dropped channels and operations",
+    f"""
+No target but where one is named. Shares of the winner: of gated channels, and of gated convolutions that lose all their
+inputs; *certain*: of gated convolutions with p > 0.95, which the paper counts. Its shares, channels and operations:
+{", ".join(f"{name} {channels:.2f} and {operations:.2f}" for name, (channels, operations) in PUBLISHED_7.items())}.
+    """,
+    [*dropped(BASE), *dropped(FREE)],
+    columns=(
+        text("", lambda row: label_of("7", row["arm"])),
+        mean("channels", "dropped_channels"),
+        mean("operations", "operations_share"),
+        mean("certain", "certain_share"),
+        mean("winner's size", "share"),
+        mean("winner: test error, %", "test_error"),
+    ),
+)  # fmt: skip
+
+CONSTANT_L2 = arm_table(
+    "l2", "The ablation of the paper's Table 2: a constant l2",
+    """
+`--set objective.constant_l2=true` takes the factor (1 - p) out of the weight prior. Held at half of the supernet's
+parameters, and without a target as in the paper, where the sizes differ too. Published: error on CIFAR-100, %.
+    """,
+    (
+        less("no target: guided errs less than constant l2 (published: 14.28 and 17.41)", l2_arm(STRONG),
+             "constant-l2-free"),
+        less("no target: guided finds smaller candidates than constant l2 (not published)", l2_arm(STRONG),
+             "constant-l2-free", "mean_share"),
+        less("at one size: guided errs less than constant l2 (published without a target)", BASE, "constant-l2"),
+    ),
+    published=PUBLISHED_CONSTANT_L2,
+)  # fmt: skip
+
+ARCHITECTURE_PRIOR = arm_table(
+    "u0", "Open in the paper: the architecture prior u0", "No target: the priors decide the size.",
+    (
+        less("u0 = 0.7 finds smaller candidates than u0 = 0.3", "u0-0.7", "u0-0.3", "mean_share"),
+        more("u0 = 0.7 errs more than u0 = 0.3", "u0-0.7", "u0-0.3"),
+        more("u0 = 0.7 errs more than u0 = 0.5", "u0-0.7", FREE),
+        more("u0 = 0.3 errs more than u0 = 0.5", "u0-0.3", FREE),
+    ),
+    base=FREE,
+)  # fmt: skip
+
+GRANULARITY = arm_table(
+    "granularity", "Open in the paper: one probability per group or per channel",
+    "A group is the input of a layer here. Both are held at half of the supernet's parameters.",
+    (
+        less("one p per channel errs less than one per group", "channel", BASE),
+        less("the candidates of one p per channel err less on average, on the selection images", "channel", BASE,
+             "mean_selection_error"),
+    ),
+)  # fmt: skip
+
+ARM_TABLES = {
+    "3": TABLE_3, "4": TABLE_4, "5": TABLE_5, "7": TABLE_7, "l2": CONSTANT_L2, "u0": ARCHITECTURE_PRIOR,
+    "granularity": GRANULARITY,
+}  # fmt: skip
+"""Name on the command line of paper.py -> the table."""

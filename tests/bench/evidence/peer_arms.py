@@ -1,0 +1,91 @@
+"""The families, arms and columns of peers.py; what each arm is allowed stands there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+COLUMNS = (
+    "family", "arm", "seed", "params", "macs", "test_error", "test_low", "test_high", "test_images", "selection_error",
+    "training_images", "training_macs", "candidates", "ranking_images", "train_seconds", "rank_seconds",
+    "supernet_params", "epochs",
+)  # fmt: skip
+"""Errors in percent, with the 95 % Wilson interval; epochs: what the table was asked for, not what an arm had."""
+PASSES = 3
+"""A training step costs three forward passes: forward, and the gradients of maps and of weights."""
+IMAGE, BATCH, RECALIBRATE = 14, 128, 512
+NETWORK = "network.pt"
+"""In an arm's folder: the network that was scored, as torch pickles it, for latency.py."""
+SEARCH_SHARE = 0.2
+"""Share of the epochs before the default recipe commits; the arms that prune have a dense phase as long."""
+
+
+class Family(NamedTuple):
+    supernet: str
+    plain: str
+    target: int
+    """Parameters of the plain network."""
+
+
+FAMILIES = {
+    "shakeshake": Family("shakeshake26_2x16d", "shakeshake26_2x6d", 105_774),
+    "resnet": Family("resnet20_24w", "resnet20_10w", 106_880),
+}
+
+
+class Arm(NamedTuple):
+    """An arm made by commands (peer_runs.py).
+
+    Args:
+        what: half a line for the table.
+        network: "supernet" or "plain".
+        train: options of `pgnas train`; TARGET stands for the plain network's parameters.
+        sample: options of `pgnas sample`; CANDIDATES stands for their number.
+        rank: options of `pgnas rank`.
+    """
+
+    what: str
+    network: str
+    train: tuple[str, ...]
+    sample: tuple[str, ...] = ()
+    rank: tuple[str, ...] = ()
+
+
+TARGET, CANDIDATES = "TARGET", "CANDIDATES"
+ONE = ("-n", "1", "--strategy", "uniform")
+MANY = ("-n", CANDIDATES)
+BEST = ("--recalibrate", str(RECALIBRATE))
+PAPER = (
+    "--recipe", "paper/cifar10-m", "--lr", "0.1", "--set", "schedule.warmup_epochs=1", "--set", "data.auto_augment=",
+    "--set", "data.cutout=0", "--set", "objective.branch_noise=false",
+)  # fmt: skip
+"""The published objective and gates' optimiser, at the rate, schedule and augmentation of all arms."""
+ARMS = {
+    "plain": Arm("plain network, the same epochs", "plain", ("--fixed-drop", "0"), ONE),
+    "default": Arm("PGNAS, default recipe", "supernet", ("--target-params", TARGET)),
+    "full": Arm("full supernet, trained without drops", "supernet", ("--fixed-drop", "0"), ONE),
+    "plain-equal": Arm("plain network, as many epochs as the default's MACs", "plain", ("--fixed-drop", "0"), ONE),
+    "uniform": Arm(
+        "uniform sampling", "supernet", ("--fixed-drop", TARGET), (*MANY, "--strategy", "uniform"), BEST
+    ),
+    "posterior": Arm(
+        "PGNAS, sampled", "supernet", ("--recipe", "posterior", "--target-params", TARGET), MANY, BEST
+    ),
+    "paper": Arm("PGNAS, published recipe", "supernet", PAPER, MANY, BEST),
+    "paper-target": Arm(
+        "PGNAS, published recipe with a target", "supernet", (*PAPER, "--target-params", TARGET), MANY, BEST
+    ),
+}  # fmt: skip
+PRUNED = {
+    "magnitude": "magnitude pruning, inside the default's MACs",
+    "tp-group-norm": "Torch-Pruning, group norm, inside the default's MACs",
+    "tp-taylor": "Torch-Pruning, Taylor, inside the default's MACs",
+    "uniform-finetuned": "uniform sampling, trained on inside the default's MACs",
+}
+"""Arms that are trained on after pruning (peer_pruned.py) -> half a line for the table."""
+ORDER = (
+    "default", "plain", "plain-equal", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned", "uniform",
+    "posterior", "paper", "paper-target", "full",
+)  # fmt: skip
+WHAT = {arm: PRUNED[arm] if arm in PRUNED else ARMS[arm].what for arm in ORDER}
+"""Arm -> half a line for the table, in the order in which arms are run and shown."""

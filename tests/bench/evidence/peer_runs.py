@@ -1,0 +1,132 @@
+"""The arms of peers.py that `pgnas` makes by its commands: inflate, train, sample, rank, and the row of a run.
+
+What an arm is allowed stands at the top of peers.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from commands import Commands
+from peer_arms import ARMS, BATCH, CANDIDATES, FAMILIES, IMAGE, NETWORK, PASSES, SEARCH_SHARE, TARGET, Row
+
+
+class Runs:
+    """Runs in folders OUT/FAMILY-ARM-SEED, each gone on with where it is.
+
+    Args:
+        pgnas: runs the commands.
+        out: the folder.
+        data_dir: holds FashionMNIST/raw.
+        epochs: of the table.
+        candidates: of sampled arms.
+        selection: images of the selection split; the others of the training file are trained on.
+    """
+
+    def __init__(
+        self, pgnas: Commands, out: Path, data_dir: Path, *, epochs: int, candidates: int, selection: int
+    ) -> None:
+        self.pgnas, self.out, self.data_dir = pgnas, out, data_dir
+        self.epochs, self.candidates, self.selection = epochs, candidates, selection
+
+    def folder(self, family: str, arm: str, seed: int) -> Path:
+        return self.out / f"{family}-{arm}-{seed}"
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs before the default recipe commits (`Recipe.commit_epoch`)."""
+        return min(self.epochs - 1, max(1, round(SEARCH_SHARE * self.epochs)))
+
+    def trained(self, run: Path, network: str, seed: int, epochs: int, options: tuple[object, ...]) -> None:
+        """Inflate and train, from where it is."""
+        if not (run / "run.json").is_file():
+            shutil.rmtree(run, ignore_errors=True)  # of an interrupted inflate
+            self.pgnas("inflate", network, "--in-chans", 1, "--img-size", IMAGE, "--seed", seed, "--run", run)
+        if "train" not in stages(run):
+            how: list[object] = ["--resume"]
+            if not (run / "train" / "recipe.toml").is_file():  # nothing to go on with
+                how = [*options, "--data", "torch/fashion_mnist", "--selection", self.selection, "--batch-size", BATCH]
+                how += ["--epochs", epochs, "--seed", seed, "--channels-last"]
+            self.pgnas("train", *how, "--data-dir", self.data_dir, "--device", "cpu", "--run", run)
+        if stages(run)["train"]["epochs"] != epochs:
+            raise ValueError(f"{run} was trained for {stages(run)['train']['epochs']} epochs, not {epochs}: remove it")
+
+    def ranked(self, run: Path, seed: int, sample: tuple[object, ...], rank: tuple[object, ...]) -> None:
+        """Sample and rank, from where it is."""
+        if "sample" not in stages(run):
+            self.pgnas("sample", *sample, "--seed", seed, "--run", run)
+        if "rank" not in stages(run):
+            self.pgnas("rank", *rank, "--seed", seed, "--data-dir", self.data_dir, "--device", "cpu", "--run", run)
+
+    def row(self, family: str, arm: str, seed: int, epochs: int) -> Row:
+        """Make an arm of ARMS; its row.
+
+        Args:
+            family, arm, seed: which.
+            epochs: of its training.
+        """
+        nets, (_, network, *options), run = FAMILIES[family], ARMS[arm], self.folder(family, arm, seed)
+        meant = {TARGET: nets.target, CANDIDATES: self.candidates}
+        train, sample, rank = (tuple(meant.get(word, word) for word in words) for words in options)
+        self.trained(run, nets.plain if network == "plain" else nets.supernet, seed, epochs, train)
+        self.ranked(run, seed, sample, rank)
+        save_network(run)
+        trained, ranking = stages(run)["train"], ranking_of(run)
+        selection, test = ranking["selection_accuracy"], ranking["test_accuracy"]
+        compared = ranking["candidates"] > 1  # one candidate is scored, for this row, and nothing is chosen
+        return {
+            "family": family, "arm": arm, "seed": seed, "params": ranking["params"], "macs": ranking["macs"],
+            **errors(selection, test), "training_images": trained["images"],
+            "training_macs": training_macs(trained, ranking["macs"]), "candidates": ranking["candidates"],
+            "ranking_images": ranking["images"] if compared else 0, "train_seconds": round(trained["seconds"], 1),
+            "rank_seconds": round(ranking["seconds"], 1) if compared else 0.0, "supernet_params": trained["params"],
+            "epochs": self.epochs,
+        }  # fmt: skip
+
+
+def errors(selection: dict[str, float], test: dict[str, float]) -> Row:
+    """Columns of two accuracies {value, low, high, n}, in percent wrong."""
+    wrong = {name: round(100 * (1 - test[name]), 2) for name in ("value", "low", "high")}
+    return {
+        "test_error": wrong["value"], "test_low": wrong["high"], "test_high": wrong["low"], "test_images": test["n"],
+        "selection_error": round(100 * (1 - selection["value"]), 2),
+    }  # fmt: skip
+
+
+def training_macs(trained: Row, macs: int) -> int:
+    """Multiply-adds of a training: PASSES x MACs of the network x images that it saw, before and after a commit.
+
+    Args:
+        trained: record of the stage in run.json.
+        macs: of the network that came out.
+    """
+    per_epoch, soft = trained["images"] // trained["epochs"], trained["soft"]
+    dense = trained["epochs"] if soft is None else soft["epoch"]
+    return int(PASSES * per_epoch * (dense * trained["macs"] + (trained["epochs"] - dense) * macs))
+
+
+def save_network(run: Path) -> None:
+    """Write the compact network of a run's winner, without recalibrated statistics."""
+    import torch
+
+    from pgnas_cli.export.choice import find_candidate
+    from pgnas_cli.ranking.candidates import sampled_supernet
+    from pgnas_cli.run import RunDirectory
+
+    opened = RunDirectory.open(str(run))
+    winner = find_candidate(opened, ranking_of(run)["winner"])
+    torch.save(sampled_supernet(opened).compact(winner.masks), run / NETWORK)
+
+
+def stages(run: Path) -> Any:
+    return json.loads((run / "run.json").read_text())["stages"]
+
+
+def ranking_of(run: Path) -> Row:
+    found: Row = json.loads((run / "rank" / "ranking.json").read_text())
+    return found

@@ -1,0 +1,83 @@
+"""Torch-Pruning (Fang et al., DepGraph, CVPR 2023; `pip install torch-pruning`) down to a number of parameters.
+
+Global, over all layers, by the importance of coupled channels: "group-norm" is GroupMagnitudeImportance as it is, L2
+norms averaged over a group and divided by their mean in it; "taylor" is GroupTaylorImportance, |w * dL/dw| of some
+training batches (Molchanov et al., CVPR 2019). Everything but the classifier's outputs may be pruned: channels inside
+branches, and the channels that blocks add up, of all blocks of a stage together with the stem. What it cannot do, and
+the gates can: drop an input of one convolution alone, or a branch as a whole; one channel always stays.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from peer_training import DEVICE, Continuation, SettledNetwork, params_of
+from torch import nn
+
+STAGES, SHARE = 10, 0.2
+"""It is pruned so many times, training on in between, in the first share of the multiply-adds after the dense phase."""
+GRAIN = 200
+"""Of the channels that are left, 1 / GRAIN at a time are pruned until the size of a stage is reached."""
+TAYLOR_BATCHES = 4
+SETTINGS = {"tp-group-norm": "group-norm", "tp-taylor": "taylor"}
+"""Arm -> importance."""
+
+
+def prune_and_train(training: Continuation, arm: str, params: int) -> None:
+    """Prune in stages of equal ratios down to at most `params`, training on in between, then for the rest.
+
+    Args:
+        training: of a network after its dense phase, or somewhere on this way.
+        arm: of SETTINGS.
+        params: of the network in the end, at most.
+    """
+    progress = training.progress
+    while True:
+        training.train(SHARE * progress.stage / STAGES)
+        if progress.stage == STAGES:
+            break
+        network = training.network.backbone
+        if SETTINGS[arm] == "taylor":
+            gradients(training)
+        left = STAGES - progress.stage
+        shrink(network, params_of(network) * (params / params_of(network)) ** (1 / left), SETTINGS[arm], training)
+        progress.stage += 1
+        training.replace(SettledNetwork(network))
+    training.train()
+
+
+def gradients(training: Continuation) -> None:
+    """Leave the gradient of the mean cross-entropy of some training batches in the network."""
+    epoch, first = divmod(training.progress.steps, training.per_epoch)
+    network = training.network
+    network.eval()
+    network.zero_grad()
+    batches = training.data.train_batches(training.dense_epochs + epoch, training.batch, DEVICE, start=first)
+    for _, (x, y) in zip(range(TAYLOR_BATCHES), batches, strict=False):
+        nn.functional.cross_entropy(network(x), y).backward()
+        training.count(len(y))
+
+
+def shrink(network: nn.Module, params: float, importance: str, training: Continuation) -> None:
+    """Prune a network, in place, to at most so many parameters."""
+    tp: Any = importlib.import_module("torch_pruning")  # optional, without types
+    score = {"taylor": tp.importance.GroupTaylorImportance, "group-norm": tp.importance.GroupMagnitudeImportance}
+    network.eval().to(memory_format=torch.contiguous_format)
+    example = torch.zeros(1, training.data.in_chans, training.data.img_size, training.data.img_size)
+    pruner = tp.pruner.BasePruner(
+        network, example, importance=score[importance](), global_pruning=True, pruning_ratio=1.0, iterative_steps=GRAIN,
+        ignored_layers=[last_linear(network)],
+    )  # fmt: skip
+    for _ in range(GRAIN - 1):
+        if params_of(network) <= params:
+            return
+        pruner.step()
+    if params_of(network) > params:
+        raise ValueError(f"pruned to {params_of(network)} parameters, {params:.0f} were asked for")
+
+
+def last_linear(network: nn.Module) -> nn.Module:
+    """The classifier, whose outputs stay."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
