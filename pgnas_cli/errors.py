@@ -69,6 +69,11 @@ class Stopped(PgnasError):  # noqa: N818 - named for what happened, as KeyboardI
         return type(self), (self.signum, str(self), self.hint)
 
 
+def one_line(error: Exception, longest: int = 300) -> str:
+    """What an error of others says, in one line of at most `longest` characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Up to `n` known words that `word` may have meant, as `a, b or c`; empty if nothing is near."""
     found = difflib.get_close_matches(word, list(known), n=n, cutoff=0.5)

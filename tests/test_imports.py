@@ -20,7 +20,7 @@ HEAVY = ("torch", "torchvision", "timm", "numpy")
 # What stands in a line may import its own room and every later line, never an earlier line or a neighbour. The
 # public API (pgnas_cli/__init__.py) stands right of the commands: they may import it, no library may.
 ORDER = (
-    ("__main__",),
+    ("__main__", "reference"),
     ("app",),
     ("commands",),
     ("__init__",),
@@ -57,6 +57,7 @@ LIGHT = (
     "plugin",
     "recipe",
     "recipe_file",
+    "reference",
     "registry",
     "restore",
     "run",

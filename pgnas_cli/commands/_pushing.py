@@ -87,22 +87,25 @@ def render_pushed(pushed: Pushed) -> None:
 def dry_document(folder: Path, options: PushOptions, destination: Destination | None) -> dict[str, Any]:
     """What a push would do: files, and whether each would be sent (None where the Hub was not asked); the card."""
     from pgnas_cli.export.artifact import CARD
-    from pgnas_cli.export.hub_push import compare, files_of
-    from pgnas_cli.export.hub_target import default_name
+    from pgnas_cli.export.hub_push import compare, size_of, upload_of
+    from pgnas_cli.export.hub_target import MAIN, Destination, default_name
 
-    changes = compare(folder, destination) if destination is not None else None
+    unasked = Destination(options.repo_id or default_name("USER", options.run_name), branch=options.branch or MAIN)
+    files = upload_of(folder, (destination or unasked).name)
+    changes = compare(files, destination) if destination is not None else None
+    card = files[CARD]
     return {
-        "repo_id": destination.repo_id if destination else options.repo_id or default_name("USER", options.run_name),
+        "repo_id": (destination or unasked).repo_id,
         "create": None if destination is None else not destination.exists,
         "private": options.private,
         "branch": options.branch or "main",
         "tag": options.tag,
         "files": [
-            {"name": name, "bytes": size, "upload": None if changes is None else name in changes.upload}
-            for name, size in files_of(folder).items()
+            {"name": name, "bytes": size_of(file), "upload": None if changes is None else name in changes.upload}
+            for name, file in files.items()
         ],
         "remove": None if changes is None else list(changes.remove),
-        "card": (folder / CARD).read_text(),
+        "card": card.decode() if isinstance(card, bytes) else card.read_text(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +65,7 @@ def render(result: Benchmark) -> None:
         console.line()
         timings = [timing for timing in result.timings if timing.batch_size == batch]
         console.table(
-            f"batches of {batch}, {timings[0].n} turns: median and quartiles; times over the baseline's, 95 % interval",
+            f"batches of {batch}, {timings[0].n} turns: median and quartiles{_heading(timings)}",
             ["runtime", "network", "ms", "quartiles", "images/s", "of baseline", "interval"],
             map(_row, timings),
             justify=["left", "left", "right", "right", "right", "right", "right"],
@@ -73,7 +74,21 @@ def render(result: Benchmark) -> None:
         console.line(f"not measured: {what}: {reason}")
 
 
+def _heading(timings: Sequence[Timing]) -> str:
+    """What the last two columns of a table are; all its rows have as many turns, so that they reach one level."""
+    from pgnas_cli.export.bench import CONFIDENCE
+
+    levels = [timing.ratio.level for timing in timings if timing.ratio is not None]
+    if not levels:
+        return ""
+    if levels[0] < CONFIDENCE:
+        return f"; times over the baseline's, too few turns for a {100 * CONFIDENCE:.0f} % interval"
+    return f"; times over the baseline's, {100 * levels[0]:.1f} % interval"
+
+
 def _row(timing: Timing) -> list[str]:
+    from pgnas_cli.export.bench import CONFIDENCE
+
     ratio = timing.ratio
     return [
         timing.runtime,
@@ -82,5 +97,5 @@ def _row(timing: Timing) -> list[str]:
         f"{timing.low_ms:.3g}-{timing.high_ms:.3g}",
         f"{timing.images_per_second:.4g}",
         "-" if ratio is None else f"{ratio.value:.2f}",
-        "-" if ratio is None else f"{ratio.low:.2f}-{ratio.high:.2f}",
+        "-" if ratio is None or ratio.level < CONFIDENCE else f"{ratio.low:.2f}-{ratio.high:.2f}",
     ]

@@ -49,7 +49,7 @@ def export(
     round_to: Annotated[
         int | None,
         typer.Option(
-            "--round-to", metavar="N", min=1, rich_help_panel=_DEPLOY,
+            "--round-to", metavar="N", min=2, rich_help_panel=_DEPLOY,
             help="Widths in multiples of N: another network, which is ranked again.",
         ),
     ] = None,
@@ -93,12 +93,17 @@ def export(
         found.require(stage)
     folder = output or found.export_path
     options = destination = None
+    before = found.stage("export")
     if push_to_hub:
         from pgnas_cli.export.hub_target import PushOptions
 
         again = {**what, "layout": layout if layout != "gather" else None, "output": output, "run": run}
         again |= {"push_to_hub": True, **where, **shown}
-        options = PushOptions(found.path.resolve().name, repo_id, private, branch, tag, again=_pushing.typed(again))
+        again["run"] = run if run is not None else found.path  # by then another may be the newest
+        options = PushOptions(
+            found.path.resolve().name, repo_id, private, branch, tag, again=_pushing.typed(again),
+            elsewhere=_pushing.typed(again | {"repo_id": "USER/NAME"}),
+        )  # fmt: skip
         destination = _pushing.look(options, dry_run=dry_run)
     from pgnas_cli.export.export import export as export_run
 
@@ -107,6 +112,8 @@ def export(
     pushed = None
     if options is not None and dry_run:
         document["dry_run"] = _pushing.dry_document(folder, options, destination)
+        if before is not None and "hub" in before:  # what was pushed is still there
+            found.finish("export", {**record, "hub": before["hub"]})
     elif options is not None:
         pushed = _pushing.push(folder, options)
         _pushing.enter(found, record, pushed)
@@ -130,6 +137,8 @@ def chosen(record: dict[str, Any]) -> str:
     """How the candidate was chosen, in half a line."""
     if record["chosen_by"] == "at":
         return f"the best-ranked one of at most {record['max_params']:,} parameters"
+    if record["chosen_by"] == "rounded":
+        return f"made from {record['rounded']['from']['id']}"
     return "the winner" if record["chosen_by"] == "winner" else "chosen by its id"
 
 
@@ -147,5 +156,21 @@ def render(folder: Path, record: dict[str, Any]) -> None:
         f"{record['macs']:,} MACs; "
         f"masked = compact to {record['masked_difference']:.1e} (relative)"
     )
+    if (rounded := record.get("rounded")) is not None:
+        _render_rounded(rounded)
     if record["test_accuracy"] is None:
         console.line("not evaluated on the test split: ranking does that for the winner alone")
+
+
+def _render_rounded(rounded: dict[str, Any]) -> None:
+    """How many widths are multiples, and what that did to the accuracy."""
+    before, after = rounded["widths"]["before"], rounded["widths"]["after"]
+    console.line(
+        f"widths that are multiples of {rounded['to']}: {before['multiples']} of {before['widths']} before, "
+        f"{after['multiples']} of {after['widths']} now; {rounded['added']} inputs added, {rounded['dropped']} dropped"
+    )
+    shown = [
+        f"{100 * each['value']:.2f} %"
+        for each in (rounded["from"]["selection_accuracy"], rounded["selection_accuracy"])
+    ]
+    console.line(f"selection accuracy {shown[0]} before, {shown[1]} now")

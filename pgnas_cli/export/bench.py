@@ -27,9 +27,10 @@ from torch import Tensor
 from pgnas_cli.errors import UsageError
 from pgnas_cli.export import bench_networks as ways
 from pgnas_cli.export.artifact import Artifact
-from pgnas_cli.export.bench_networks import BASELINE, Call, Subject
+from pgnas_cli.export.bench_networks import BASELINE, FOUND, SUPERNET, Call, Subject
 from pgnas_cli.export.loading import locate
 from pgnas_cli.export.reading import read_artifact
+from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.supernet.timing import interleaved
 from pgnas_cli.training.devices import choose_device
 
@@ -44,11 +45,18 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of a quotient, with a 95 % interval of the median."""
+    """The median of a quotient, with an interval of the median.
+
+    Args:
+        value: the median.
+        low, high: ends of the interval; see `median_interval`.
+        level: with what probability it encloses the median; at least CONFIDENCE from six turns on, 0 of one.
+    """
 
     value: float
     low: float
     high: float
+    level: float
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def bench(
     if repeats < 1:
         raise UsageError(f"{repeats} repeats were asked for, it should be at least 1", f"--repeats {REPEATS}")
     where = choose_device(device)
-    folder, own = locate(path)
+    folder, own = locate(path, everything=True)
     artifact = read_artifact(folder, trust_plugins=own or trust_plugins)
     with ExitStack() as stack:
         stack.enter_context(_threads(threads))
@@ -182,7 +190,9 @@ class _Runtimes:
     def add(self, runtime: str, found: Sequence[Subject]) -> None:
         """Networks in torch."""
         make = ways.eager if runtime == EAGER else ways.compiled
-        for subject in found if runtime == EAGER else found[:-1]:  # the other layout is not worth compiling
+        for subject in found:
+            if runtime == COMPILED and subject.name not in (BASELINE, SUPERNET, FOUND):
+                continue  # the other layout is not worth compiling
             network = copy.deepcopy(subject.network).to(self._device).to(memory_format=self._format)
             self._makers[runtime, subject.name] = partial(make, network)
 
@@ -190,16 +200,16 @@ class _Runtimes:
         """Networks in ONNX Runtime, exported into a folder that is gone when `stack` is closed."""
         try:
             if self._device.type != "cpu":
-                raise ways.SkippedError(f"it is measured on the CPU alone, not on {self._device}")
+                raise SkippedError(f"it is measured on the CPU alone, not on {self._device}")
             folder = stack.enter_context(ways.onnx_folder())
-        except ways.SkippedError as error:
+        except SkippedError as error:
             self._skipped[ONNX_RUNTIME] = str(error)
             return
         for subject in found:
             self._say(f"{ONNX_RUNTIME}: {subject.name}")
             try:
                 file = ways.onnx_file(subject, self._artifact, folder)
-            except ways.SkippedError as error:
+            except SkippedError as error:
                 self._skipped[f"{ONNX_RUNTIME}, {subject.name}"] = str(error)
                 continue
             self._makers[ONNX_RUNTIME, subject.name] = partial(ways.onnx_session, file)
@@ -215,7 +225,7 @@ class _Runtimes:
                 self._say(f"compiling: {name}, batches of {batch_size}")
             try:
                 found[runtime, name] = make(images)
-            except ways.SkippedError as error:
+            except SkippedError as error:
                 self._skipped[f"{runtime}, {name}"] = str(error)
                 del self._makers[runtime, name]
         return found
@@ -244,23 +254,26 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, median, high
 
 
-def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
     """An interval of the median of a distribution, from independent draws, without any assumption on its shape.
 
     The k-th smallest and the k-th largest value enclose the median with probability 1 - 2 P(B < k), B binomial of n
-    draws at 1/2. k is the largest with at least `confidence`; fewer than six values reach no 95 %, all of them are
-    enclosed then, at 1 - 2^(1 - n).
+    draws at 1/2. k is the largest with at least `confidence`. Fewer than six values cannot reach 95 %: the interval is
+    from the smallest to the largest then, at 1 - 2^(1 - n), 93.75 % of five and nothing of one.
 
     Args:
         values: at least one.
-        confidence: in (0, 1).
+        confidence: in (0, 1); what should be reached.
+
+    Returns:
+        Its ends, and the probability that it reaches.
     """
     ordered, n = sorted(values), len(values)
     k, outside = 1, 2 / 2**n
     while k < (n + 1) // 2 and outside + 2 * math.comb(n, k) / 2**n <= 1 - confidence:
         outside += 2 * math.comb(n, k) / 2**n
         k += 1
-    return ordered[k - 1], ordered[n - k]
+    return ordered[k - 1], ordered[n - k], 1 - outside
 
 
 def _environment(artifact: Artifact, device: torch.device, channels_last: bool) -> dict[str, Any]:

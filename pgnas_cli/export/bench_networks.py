@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import tempfile
 import warnings
@@ -11,29 +10,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pgnas_cli import registry
-from pgnas_cli.errors import RunError
+from pgnas_cli.errors import one_line
 from pgnas_cli.export.artifact import Artifact
 from pgnas_cli.export.loading import fresh
-from pgnas_cli.export.onnx_file import ONNX, PACKAGES, write_onnx
+from pgnas_cli.export.onnx_file import ONNX, PACKAGES, open_session, write_onnx
 from pgnas_cli.export.pt2_file import capture
 from pgnas_cli.export.reading import artifact_structure, build_artifact, plain_file
+from pgnas_cli.export.signals import none_lost
+from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.plugin import BuildSpec, Inflation
 
 BASELINE, SUPERNET, FOUND = "baseline", "supernet", "found"
 MOST_PARAMETERS = 2**29
 """Of a baseline or supernet, 2 GiB of weights. An artifact may name one that is larger than its own files by far."""
 Call = Callable[[], object]
-
-
-class SkippedError(Exception):
-    """A network cannot be run in some way here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,14 @@ class Subject:
 
 
 def subjects(artifact: Artifact) -> tuple[list[Subject], dict[str, str]]:
-    """The networks of an artifact, and why one of them is left out.
+    """The networks of an artifact, and why some of them are left out.
 
     baseline: the backbone without any inflation, for the same classes, channels and image size.
     supernet: everything kept.
     found: the artifact's own, and again in the layout that it does not have.
 
-    Those that the artifact does not hold have initial weights, which take the same time.
+    Those that the artifact does not hold have initial weights, which take the same time. One that takes more than
+    MOST_PARAMETERS to build is left out.
 
     Raises:
         RunError: the artifact does not fit together.
@@ -69,26 +66,39 @@ def subjects(artifact: Artifact) -> tuple[list[Subject], dict[str, str]]:
     spec = structure.spec
     plain = replace(spec, inflation=Inflation(stem=spec.inflation.stem))
     other = "dense" if structure.layout == "gather" else "gather"
-    found, skipped = [_subject(BASELINE, _build(plain), artifact)], {}
-    if spec == plain:
-        skipped[SUPERNET] = "it was not inflated: the supernet is the baseline"
-    else:
-        found.append(_subject(SUPERNET, _build(spec), artifact))
-    found.append(_subject(FOUND, build_artifact(artifact), artifact))
-    found.append(
-        _subject(f"{FOUND}, {other}", fresh(replace(structure, layout=other), artifact.masks, where), artifact)
-    )
+
+    def build_supernet() -> nn.Module:
+        if spec == plain:
+            raise SkippedError("it was not inflated: the supernet is the baseline")
+        return _build(spec)
+
+    def build_other() -> nn.Module:
+        _check_size(spec)  # it is cut out of the whole supernet
+        return fresh(replace(structure, layout=other), artifact.masks, where)
+
+    makers: dict[str, Callable[[], nn.Module]] = {
+        BASELINE: lambda: _build(plain), SUPERNET: build_supernet, FOUND: lambda: build_artifact(artifact),
+        f"{FOUND}, {other}": build_other,
+    }  # fmt: skip
+    found, skipped = [], {}
+    for name, make in makers.items():
+        try:
+            found.append(_subject(name, make(), artifact))
+        except SkippedError as error:
+            skipped[name] = str(error)
     return found, skipped
 
 
 def _build(spec: BuildSpec) -> nn.Module:
+    _check_size(spec)
+    return registry.build_model(spec).eval()
+
+
+def _check_size(spec: BuildSpec) -> None:
     with torch.device("meta"):
         params = sum(parameter.numel() for parameter in registry.build_model(spec).parameters())
     if params > MOST_PARAMETERS:
-        raise RunError(
-            f"{spec.arch} of the artifact has {params} parameters, at most {MOST_PARAMETERS} are built", "pgnas verify"
-        )
-    return registry.build_model(spec).eval()
+        raise SkippedError(f"{spec.arch} takes {params} parameters to build, at most {MOST_PARAMETERS} are")
 
 
 def _subject(name: str, network: nn.Module, artifact: Artifact) -> Subject:
@@ -114,10 +124,10 @@ def compiled(network: nn.Module, images: Tensor) -> Call:
     """
     call = partial(torch.compile(network, dynamic=False), images)
     try:
-        with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+        with none_lost(), warnings.catch_warnings(action="ignore"), torch.inference_mode():
             call()
     except Exception as error:  # of the compiler, of what it generates, or of a tool that is missing
-        raise SkippedError(f"torch.compile fails: {_line(error)}") from None
+        raise SkippedError(f"torch.compile fails: {one_line(error, 200)}") from None
     return call
 
 
@@ -145,12 +155,12 @@ def onnx_file(subject: Subject, artifact: Artifact, folder: Path) -> Path:
         return plain_file(artifact.path, ONNX)
     path, images = folder / f"{subject.name}.onnx", artifact.images
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with none_lost(), warnings.catch_warnings(action="ignore"):
             with torch.no_grad():
                 logits = subject.network(images)
             write_onnx(path, capture(subject.network, images), images, logits)
     except Exception as error:  # whatever a third party's network does not let itself be captured for
-        raise SkippedError(f"the {subject.name} cannot be exported: {_line(error)}") from None
+        raise SkippedError(f"the {subject.name} cannot be exported: {one_line(error, 200)}") from None
     return path
 
 
@@ -160,20 +170,10 @@ def onnx_session(path: Path, images: Tensor) -> Call:
     Raises:
         SkippedError: ONNX Runtime refuses it.
     """
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its idle threads slow the next call
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path, spinning=False)  # or its idle threads slow the next call
         call = partial(session.run, ["logits"], {"image": images.contiguous().numpy()})
         call()
     except Exception as error:  # its own types have no base of their own
-        raise SkippedError(f"ONNX Runtime refuses {path.name}: {_line(error)}") from None
+        raise SkippedError(f"ONNX Runtime refuses {path.name}: {one_line(error, 200)}") from None
     return call
-
-
-def _line(error: Exception) -> str:
-    """What an error says, in one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,7 +18,7 @@ from torch import nn
 from pgnas_cli import compact as compaction
 from pgnas_cli import registry
 from pgnas_cli.compact.trace import PROBE_BATCH
-from pgnas_cli.errors import PgnasError, RunError
+from pgnas_cli.errors import PgnasError, RunError, one_line
 from pgnas_cli.export.artifact import DAMAGED, PROBES
 from pgnas_cli.export.structure import Structure
 from pgnas_cli.strict_json import shown
@@ -123,8 +123,3 @@ def _unheard() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one short line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

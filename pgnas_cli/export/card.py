@@ -41,7 +41,6 @@ NAMED = 100
 _NONE = type(None)
 _PROPORTION: Schema = {"value": float, "low": float, "high": float, "n": int}
 _WIDTHS: Schema = {"multiples": int, "widths": int}
-_QUARTILES: Schema = {"median_ms": float, "low_ms": float, "high_ms": float}
 _SECTION: Schema = {
     "versions": dict, "candidate": {"id": str, "strategy": str, "params": int, "macs": int}, "chosen_by": str,
     "max_params": (int, _NONE), "supernet": {"params": int, "macs": int}, "stored_params": int, "architecture": str,
@@ -54,7 +53,6 @@ _SECTION: Schema = {
     "search?": {"recipe": str, "settings": dict, "seeds": dict, "budget": dict, "commit": (int, _NONE), "ranking": str},
     "cost?": [{"stage": str, "images": (int, _NONE), "which": str, "seconds": (float, _NONE), "devices": str}],
     "front?": {"alt": str, "note": str, "marked": bool, "latency": (dict, _NONE)},
-    "layout_choice?": {"batch": int, "threads": int, "runs": int, "gather": _QUARTILES, "dense": _QUARTILES},
     "rounded?": {"to": int, "from": {"id": str, "selection_accuracy": _PROPORTION}, "added": int, "dropped": int,
                  "widths": {"before": _WIDTHS, "after": _WIDTHS}, "selection_accuracy": _PROPORTION},
 }  # fmt: skip
@@ -62,7 +60,7 @@ _SECTION: Schema = {
 _ABSENT = {
     "confidence": CONFIDENCE, "layout": "gather", "fold_bn": False, "cost": (),
     "start": {"pretrained": None, "base_model": None},
-    **dict.fromkeys(("weights", "fidelity", "search", "front", "layout_choice", "rounded")),
+    **dict.fromkeys(("weights", "fidelity", "search", "front", "rounded")),
 }  # fmt: skip
 
 
@@ -165,14 +163,12 @@ def _environment() -> Environment:
     )
     found.filters |= {
         "code": markdown.code,
+        "line": markdown.line,
         "literal": markdown.literal,
         "names": lambda values: markdown.names(values, NAMED),
         "whole": lambda value: numbers.whole(value).text,
         "proportion": lambda value: numbers.proportion(value).text,
         "latency": lambda value: numbers.latency(value).text,
-        "milliseconds": lambda value: (
-            numbers.latency({k: value[f"{k}_ms"] / 1e3 for k in ("median", "low", "high")}).text
-        ),
         "duration": lambda value: numbers.seconds(value).text,
         "level": lambda value: f"{100 * value:g} %",
         "number": lambda value: f"{value:.4g}",

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pgnas_cli import restore
-from pgnas_cli.errors import RunError
+from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.export.artifact import PICTURE, PROBES, PROOF, WEIGHTS
 from pgnas_cli.export.card import FRONT, draw, draw_front, render_card
 from pgnas_cli.export.choice import Choice, choose, find_candidate, selection_accuracy
 from pgnas_cli.export.deployment import Built, Deployment, build, file_writer
 from pgnas_cli.export.facts import card_facts
 from pgnas_cli.export.rounded import round_choice, rounded_candidates
-from pgnas_cli.export.writing import write_artifact
+from pgnas_cli.export.writing import check_target, write_artifact
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
@@ -63,11 +64,14 @@ def export(
 
     Raises:
         RunError: the run has not been ranked.
-        UsageError: no candidate, or several, begin with that id; none is so small; the folder holds something else; a
-            package is not installed.
+        UsageError: no candidate, or several, begin with that id; none is so small; the folder holds something else, or
+            cannot be written; a package is not installed; rounding cannot give what is asked for.
         PgnasError: one form of the network differs from another. Nothing is written.
     """
     wanted = Deployment(layout, fold_bn, onnx, pt2)
+    check_license(license)
+    target = output.absolute() if output is not None else run.export_path
+    check_target(target)
     run.begin("export")
     ranking_path, hint = run.rank_path / "ranking.json", f"pgnas rank --force --run {run.path}"
     ranking = read_json(ranking_path, hint=hint)
@@ -82,14 +86,20 @@ def export(
     built = build(evaluator, choice.candidate, data.probe(PROBES), wanted)
     section = describe(run, choice, ranking, is_winner=choice.candidate.id == winner, rounded=rounded)
     section |= {"license": license} if license is not None else {}
-    section |= {"layout_choice": built.layout_choice} if built.layout_choice is not None else {}
     front = draw_front(run, choice, ranking)
-    target = output.absolute() if output is not None else run.export_path
     _write(target, evaluator, choice.candidate, built, section, wanted, {} if front is None else {FRONT: front})
     record = {**_record(choice, built, section), "path": str(target) if output is not None else "export"}
     record["sizes"] = three_sizes(evaluator.net, choice.candidate)
     run.finish("export", record)
     return record
+
+
+def check_license(license: str | None) -> None:
+    """UsageError unless it can be one of the Hub's identifiers, which are lower case; "other" stands for all others."""
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", license):
+        raise UsageError(
+            f"--license {license!r} is no identifier of a license", "--license apache-2.0, mit, cc-by-4.0 or other"
+        )
 
 
 def _write(
@@ -134,7 +144,8 @@ def _record(choice: Choice, built: Built, section: dict[str, Any]) -> dict[str, 
         "masked_difference": differences.pop("masked"),
         **({"folded_difference": differences.pop("folded")} if "folded" in differences else {}),
         **({"file_differences": differences} if differences else {}),
-        **{key: section[key] for key in ("rounded", "layout_choice", "license") if key in section},
+        **({"layout_choice": built.layout_choice} if built.layout_choice is not None else {}),
+        **{key: section[key] for key in ("rounded", "license") if key in section},
     }
 
 

@@ -22,7 +22,7 @@ class FeatureMaps(nn.Module):
         feature_info: timm's FeatureInfo: channels(), reduction(), module_name().
 
     Raises:
-        UsageError: an index is out of range.
+        UsageError: an index is out of range, or there is none.
     """
 
     def __init__(self, network: ExportedNetwork, out_indices: Sequence[int] | int | None = None) -> None:
@@ -31,12 +31,7 @@ class FeatureMaps(nn.Module):
         super().__init__()
         info = network.feature_info
         count = len(info)
-        wanted = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
-        indices = [int(i) for i in (range(count) if wanted is None else wanted)]
-        if wrong := [i for i in indices if not -count <= i < count]:
-            raise UsageError(
-                f"out_indices has {wrong[0]}: the network has {count} feature maps", f"use 0 to {count - 1}"
-            )
+        indices = _indices(out_indices, count)
         chosen = sorted({i % count for i in indices})
         self.feature_info = FeatureInfo([dict(entry) for entry in info], tuple(chosen))
         nodes = {node.name: node for node in network.graph.nodes}
@@ -45,6 +40,20 @@ class FeatureMaps(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return list(self.network(x))
+
+
+def _indices(asked: Sequence[int] | int | None, count: int) -> list[int]:
+    """The places of the wanted maps among `count`; see `FeatureMaps`."""
+    hint = f"use 0 to {count - 1}, or a number of maps from the end, 1 to {count}"
+    if isinstance(asked, int) and not 1 <= asked <= count:
+        raise UsageError(f"out_indices={asked}: the network has {count} feature maps", hint)
+    wanted = range(count) if asked is None else range(-asked, 0) if isinstance(asked, int) else asked
+    indices = list(wanted)
+    wrong = [i for i in indices if not isinstance(i, int) or not -count <= i < count]
+    if wrong or not indices:
+        found = f"has {wrong[0]!r}" if wrong else "is empty"
+        raise UsageError(f"out_indices {found}: the network has {count} feature maps", hint)
+    return indices
 
 
 def _ending_at(network: ExportedNetwork, ends: list[fx.Node]) -> fx.GraphModule:

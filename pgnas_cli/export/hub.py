@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
-from pgnas_cli.errors import HubError, UsageError, nearest
-from pgnas_cli.export.artifact import CARD, CONFIG, PICTURE, PROOF, WEIGHTS, is_artifact
+from pgnas_cli.errors import HubError, RunError, UsageError, nearest
+from pgnas_cli.export.artifact import CARD, CONFIG, MOST_CONFIG, PICTURE, PROOF, WEIGHTS
 from pgnas_cli.export.hub_client import bounded, printable
 from pgnas_cli.export.hub_faults import explained, unreachable
 from pgnas_cli.export.onnx_file import ONNX
 from pgnas_cli.export.pt2_file import PT2
+from pgnas_cli.run import read_json
 
 NEEDED = (CONFIG, WEIGHTS, PROOF)
 FILES = (*NEEDED, CARD, PICTURE, "front.png", ONNX, PT2)
@@ -43,6 +51,8 @@ def check_repo_id(repo_id: str) -> None:
     shown = printable(repr(repo_id))  # somebody may have typed a token
     hint = "a repository is USER/NAME, of letters, digits, '-', '_' and '.'"
     parts = repo_id.split("/")
+    if printable(repo_id) != repo_id and all(map(_NAME.fullmatch, parts)):
+        raise UsageError(f"{shown} holds a token: the name of a repository is for everybody to see", hint)
     if parts[0] in _PREFIXES:
         raise UsageError(f"{shown} names one of the Hub's {parts[0]}: a network is a model", hint)
     if "://" in repo_id:
@@ -53,21 +63,22 @@ def check_repo_id(repo_id: str) -> None:
 
 def check_revision(name: str, what: str) -> None:
     """UsageError unless `name` can be a branch, a tag or a commit; `what` names it."""
-    if not _REVISION.fullmatch(name):
+    if not _REVISION.fullmatch(name) or printable(name) != name:
         raise UsageError(
             f"{what} cannot be {printable(repr(name))}", "letters, digits and '-', '_', '.', '/' in between"
         )
 
 
-def fetch(repo: str, revision: str | None = None) -> Path:
-    """A local folder that holds the artifact of a repository, complete: downloaded, or in huggingface_hub's cache.
+def fetch(repo: str, revision: str | None = None, *, everything: bool = False) -> Path:
+    """A local folder that holds the artifact of a repository: downloaded, or in huggingface_hub's cache.
 
     Only an artifact's own files are downloaded, and nothing but config.json before it says that there is an artifact.
-    Without a Hub to be reached, a snapshot is used that is complete.
+    Without a Hub to be reached, a snapshot is used that holds what is asked for.
 
     Args:
         repo: "user/repo" or "user/repo@revision".
         revision: branch, tag or commit; the one in `repo`, else the main branch, if None.
+        everything: also the files that loading does without: the card, pictures, model.onnx, model.pt2.
 
     Raises:
         UsageError: `repo` or the revision is malformed, or two revisions are named.
@@ -79,10 +90,10 @@ def fetch(repo: str, revision: str | None = None) -> Path:
         if named not in (None, revision):
             raise UsageError(f"{repo!r} and revision {revision!r} name two revisions", "name one")
     with bounded():
-        return _fetch(HfApi(), repo_id, revision or named)
+        return _fetch(HfApi(), repo_id, revision or named, FILES if everything else NEEDED)
 
 
-def _fetch(api: HfApi, repo_id: str, wanted: str | None) -> Path:
+def _fetch(api: HfApi, repo_id: str, wanted: str | None, names: Sequence[str]) -> Path:
     full_name = repo_id if wanted is None else f"{repo_id}@{wanted}"
     doing = f"download {full_name}"
     try:
@@ -97,36 +108,44 @@ def _fetch(api: HfApi, repo_id: str, wanted: str | None) -> Path:
             f"its branches and tags: {', '.join(known)}" if known else "",
         ) from None
     except Exception as error:
-        if unreachable(error) and (snapshot := _cached(repo_id, wanted)) is not None:
+        if unreachable(error) and (snapshot := _cached(repo_id, wanted, names)) is not None:
             return snapshot
         with explained(doing, repo_id=repo_id):
             raise
     with explained(doing, repo_id=repo_id):
         try:
+            if not isinstance(try_to_load_from_cache(repo_id, CONFIG, revision=commit), str):
+                size = get_hf_file_metadata(hf_hub_url(repo_id, CONFIG, revision=commit)).size
+                if size is not None and size > MOST_CONFIG:
+                    raise _no_artifact(full_name, f"its {CONFIG} has {size} bytes, at most {MOST_CONFIG} are read")
             config = Path(hf_hub_download(repo_id, CONFIG, revision=commit))
         except RemoteEntryNotFoundError:
             raise _no_artifact(full_name, f"it has no {CONFIG}") from None
-        if not is_artifact(config.parent):
+        try:
+            holds = "pgnas" in read_json(config, most=MOST_CONFIG)
+        except RunError as error:
+            raise _no_artifact(full_name, str(error).replace(str(config), f"its {CONFIG}")) from None
+        if not holds:
             raise _no_artifact(full_name, f"its {CONFIG} has no section 'pgnas'")
-        folder = Path(snapshot_download(repo_id, revision=wanted, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(repo_id, revision=wanted, allow_patterns=list(names)))
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise _no_artifact(full_name, f"it has no {missing[0]}")
     return folder
 
 
 def _no_artifact(full_name: str, reason: str) -> HubError:
-    return HubError(f"{full_name} holds no network of pgnas: {reason}", "")
+    return HubError(f"{full_name} holds no network of pgnas: {reason}", "name a repository that pgnas export made")
 
 
-def _cached(repo_id: str, revision: str | None) -> Path | None:
-    """The snapshot of a revision in huggingface_hub's cache, if it is complete."""
+def _cached(repo_id: str, revision: str | None, wanted: Sequence[str]) -> Path | None:
+    """The snapshot of a revision in huggingface_hub's cache, if it has all of the wanted files that its export has."""
     config = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
     try:
-        listed = json.loads((folder / CONFIG).read_text())["pgnas"].get("files", {})
-        names = {*NEEDED, *(name for name in FILES if name in listed)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        listed = read_json(folder / CONFIG, most=MOST_CONFIG)["pgnas"].get("files", {})
+        names = {*NEEDED, *(name for name in wanted if name in listed)}
+    except (OSError, RunError, TypeError, KeyError, AttributeError):
         return None
     return folder if all((folder / name).is_file() for name in names) else None

@@ -95,7 +95,10 @@ def told(error: BaseException, doing: str, repo_id: str) -> tuple[str, str]:
         case RepositoryNotFoundError():
             if get_token() is None:
                 return f"cannot {doing}: it does not exist on {where}, or is private and no token is there", SIGN_IN
-            return f"cannot {doing}: it does not exist on {where}, or is private and not the token's to see", ""
+            return (
+                f"cannot {doing}: it does not exist on {where}, or is private and not the token's to see",
+                "look at its name again; hf auth whoami says whose token it is",
+            )
         case RevisionNotFoundError():
             return f"cannot {doing}: there is no such revision", f"{where}/{repo_id}/refs lists branches and tags"
         case HfHubHTTPError():
@@ -106,7 +109,10 @@ def told(error: BaseException, doing: str, repo_id: str) -> tuple[str, str]:
             return f"cannot {doing}: the Hub refuses the front matter of the card: {printable(error)}", ""
         case ValueError() if "LFS" in str(error):
             return f"cannot {doing}: the Hub's storage refuses a file: {printable(error)}", ""
-    return f"cannot {doing}: unusable answer from {where} ({type(error).__name__}: {printable(error)})", ""
+    return (
+        f"cannot {doing}: unusable answer from {where} ({type(error).__name__}: {printable(error)})",
+        "look at HF_ENDPOINT, or try again later",
+    )
 
 
 _CONNECTION = "check the network, HF_ENDPOINT and the proxy"
@@ -141,9 +147,9 @@ def _refused(error: HfHubHTTPError, doing: str) -> tuple[str, str]:
         case 403:
             return f"cannot {doing}: the token may not do that{why}", SIGN_IN
         case 409:
-            return f"cannot {doing}: it is there already, or somebody else is changing it{why}", ""
+            return f"cannot {doing}: it is there already, or somebody else is changing it{why}", "try again"
         case 412:
-            return f"cannot {doing}: somebody else has committed to it in the meantime{why}", ""
+            return f"cannot {doing}: somebody else has committed to it in the meantime{why}", "try again"
         case 413 | 507:
             return f"cannot {doing}: the Hub has no room for it{why}", ""
         case 429:

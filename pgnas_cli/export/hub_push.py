@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
 from pgnas_cli.errors import UsageError
-from pgnas_cli.export.artifact import CONFIG, is_artifact
+from pgnas_cli.export.artifact import CARD, CONFIG, is_artifact
+from pgnas_cli.export.card import card_for
 from pgnas_cli.export.hub import FILES, NEEDED
 from pgnas_cli.export.hub_client import bounded
 from pgnas_cli.export.hub_faults import explained
 from pgnas_cli.export.hub_target import MAIN, Destination, PushOptions, find_destination, tag_in_the_way
+from pgnas_cli.run import read_json
 
 Progress = Callable[[int, int], None]
 """Called with bytes sent so far, and bytes to send."""
@@ -61,28 +62,56 @@ class Pushed:
     created: bool
 
 
-def files_of(folder: Path) -> dict[str, int]:
-    """Name -> bytes of the files of an artifact that are uploaded.
+Content = Path | bytes
+"""A file on this machine, or what stands in one."""
+
+
+def files_of(folder: Path) -> dict[str, Content]:
+    """The files of an artifact that an upload may hold, by name.
 
     Raises:
         UsageError: the folder holds no artifact.
     """
     if not is_artifact(folder) or any(not (folder / name).is_file() for name in NEEDED):
         raise UsageError(f"{folder} holds no exported network", "pgnas export writes one")
-    return {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
+    return {name: folder / name for name in FILES if (folder / name).is_file()}
 
 
-def compare(folder: Path, destination: Destination) -> Changes:
-    """What a push of a folder would change."""
-    there, here = destination.digests, files_of(folder)
-    same = {name for name in here if name in there and there[name] in _digests(folder / name)}
+def upload_of(folder: Path, name: str) -> dict[str, Content]:
+    """What a push sends: the files of an artifact, and the card written for the repository that it goes to.
+
+    A card that is not the one that was exported, since somebody has edited it, is sent as it stands.
+
+    Args:
+        folder: of the artifact.
+        name: of its place on the Hub, "user/repo" or "user/repo@branch".
+
+    Raises:
+        UsageError: the folder holds no artifact.
+        RunError: its config.json is damaged.
+    """
+    found, card = files_of(folder), folder / CARD
+    if card.is_file() and card.read_text() == card_for(folder):
+        found[CARD] = card_for(folder, name).encode()
+    return found
+
+
+def size_of(content: Content) -> int:
+    """In bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def compare(here: Mapping[str, Content], destination: Destination) -> Changes:
+    """What a push of these files would change."""
+    there = destination.digests
+    same = {name for name in here if name in there and there[name] in _digests(here[name])}
     removed = tuple(name for name in FILES if name in there and name not in here)
     return Changes(tuple(name for name in here if name not in same), tuple(n for n in here if n in same), removed)
 
 
-def _digests(path: Path) -> tuple[str, str]:
+def _digests(content: Content) -> tuple[str, str]:
     """What the Hub may call a file's content: SHA-256, and Git's SHA-1 for files that are not in its storage."""
-    data = path.read_bytes()
+    data = content if isinstance(content, bytes) else content.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
     return hashlib.sha256(data).hexdigest(), git.hexdigest()
 
@@ -118,7 +147,8 @@ def push(folder: Path, options: PushOptions, progress: Progress = lambda done, t
 
 def _push(folder: Path, options: PushOptions, destination: Destination, progress: Progress) -> Pushed:
     repo_id, branch, head = destination.repo_id, destination.branch, destination.head
-    changes = compare(folder, destination)
+    files = upload_of(folder, destination.name)
+    changes = compare(files, destination)
     if changes and destination.tagged is not None:
         raise tag_in_the_way(repo_id, options, destination.tagged)
     api, stands = HfApi(), "nothing was changed on the Hub"
@@ -131,7 +161,7 @@ def _push(folder: Path, options: PushOptions, destination: Destination, progress
             api.create_branch(repo_id, branch=branch, revision=head)
             stands = f"the branch {branch} was made, nothing was committed"
         if changes:
-            head = _commit(api, folder, destination, changes, head, progress)
+            head = _commit(api, files, destination, changes, head, progress)
             stands = f"the network is there as commit {head[:8]}, without the tag"
         if options.tag is not None and destination.tagged is None:
             api.create_tag(repo_id, tag=options.tag, revision=head)
@@ -168,17 +198,28 @@ class _Sent:
 
 
 def _commit(
-    api: HfApi, folder: Path, destination: Destination, changes: Changes, parent: str | None, progress: Progress
+    api: HfApi,
+    files: Mapping[str, Content],
+    destination: Destination,
+    changes: Changes,
+    parent: str | None,
+    progress: Progress,
 ) -> str:
     """Send the files that have changed, then one commit; its id."""
     with ExitStack() as stack:
-        sent = _Sent({name: (folder / name).stat().st_size for name in changes.upload}, progress)
+        sent = _Sent({name: size_of(files[name]) for name in changes.upload}, progress)
         operations: list[Any] = [CommitOperationDelete(name) for name in changes.remove]
         for name in changes.upload:
-            file = stack.enter_context(_Counted(folder / name))
+            content = files[name]
+            if isinstance(content, bytes):  # small, and sent with the commit itself
+                operations.append(CommitOperationAdd(name, content))
+                continue
+            file = stack.enter_context(_Counted(content))
             operations.append(CommitOperationAdd(name, file))
             file.tell_to = lambda position, name=name: sent.reached(name, position)
-        candidate = json.loads((folder / CONFIG).read_text())["pgnas"].get("candidate", {}).get("id", "")
+        config = files[CONFIG]
+        assert isinstance(config, Path)
+        candidate = read_json(config)["pgnas"].get("candidate", {}).get("id", "")
         found = api.create_commit(
             destination.repo_id,
             operations,

@@ -34,6 +34,7 @@ class PushOptions:
         branch: made from the main branch where it is not there; main if None.
         tag: set on the commit.
         again: the command to type when something has failed.
+        elsewhere: the same with another repository, USER/NAME.
     """
 
     run_name: str
@@ -42,6 +43,7 @@ class PushOptions:
     branch: str | None = None
     tag: str | None = None
     again: str = ""
+    elsewhere: str = ""
 
     def __post_init__(self) -> None:
         if self.repo_id is not None:
@@ -74,6 +76,11 @@ class Destination:
     new_branch: bool = False
     tagged: str | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the card calls it: "user/repo", or "user/repo@branch"."""
+        return self.repo_id if self.branch == MAIN else f"{self.repo_id}@{self.branch}"
 
 
 def default_name(user: str, run_name: str) -> str:
@@ -133,7 +140,7 @@ def _found(api: HfApi, options: PushOptions) -> Destination:
     if other is not None and not holds_artifact:
         raise HubError(
             f"{repo_id} holds something else than a network of pgnas, such as {other}: it is left alone",
-            "name another repository with --repo-id USER/NAME",
+            then("name another repository", options.elsewhere),
         )
     return Destination(repo_id, True, branch, head, branch not in branches and branch != MAIN, tagged, digests)
 

@@ -15,7 +15,7 @@ from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.export.artifact import ARCHITECTURE, DAMAGED
 from pgnas_cli.export.feature_maps import FeatureMaps
 from pgnas_cli.export.network import ExportedNetwork
-from pgnas_cli.export.reading import build_structure, load_artifact, read_artifact
+from pgnas_cli.export.reading import build_structure, open_artifact
 from pgnas_cli.export.structure import Structure
 
 
@@ -81,8 +81,12 @@ def load(
     )
 
 
-def locate(path: str | Path, revision: str | None = None) -> tuple[Path, bool]:
+def locate(path: str | Path, revision: str | None = None, *, everything: bool = False) -> tuple[Path, bool]:
     """The folder of an export, downloaded where `path` names a repository, and whether it is the user's own.
+
+    Args:
+        path, revision: as of `load`.
+        everything: of a repository, also the files that loading does without.
 
     Raises:
         UsageError: `path` is no folder and names no repository; or a folder has no revisions.
@@ -103,13 +107,17 @@ def locate(path: str | Path, revision: str | None = None) -> tuple[Path, bool]:
         raise UsageError(
             f"{name} is no folder, and no repository of the Hub", "name an exported folder, or a repository: user/repo"
         )
-    return hub.fetch(name, revision), False
+    owner = name.partition("/")[0]
+    if name.endswith("/") or (Path(owner).is_dir() and "@" not in name and revision is None):
+        meant = "" if name.endswith("/") else f"; the repository {name} of the Hub would be {name}@main"
+        raise UsageError(f"there is no folder {name}", f"name an exported folder{meant}")
+    return hub.fetch(name, revision, everything=everything), False
 
 
 def load_folder(folder: Path, *, trust_plugins: bool) -> ExportedNetwork:
-    """The network of an artifact, read, built and probed; see `reading.load_artifact`."""
-    network = load_artifact(folder, trust_plugins=trust_plugins)
-    config = read_artifact(folder, trust_plugins=trust_plugins).config
+    """The network of an artifact, read, built and probed; see `reading.open_artifact`."""
+    artifact, network = open_artifact(folder, trust_plugins=trust_plugins)
+    config = artifact.config
     cfg = {"architecture": ARCHITECTURE, **config["pretrained_cfg"]}
     return ExportedNetwork(network, pretrained_cfg=cfg, model_args=config.get("model_args", {}))
 

@@ -29,8 +29,8 @@ def plain(value: object) -> str:
 
 def text(value: object) -> Markdown:
     """A sentence of any length in which nothing is markup; not for the start of a line."""
-    line = " ".join(plain(word) for word in str(value).split())
-    return Markdown(_MARKS.sub(r"\\\1", line))
+    words = " ".join(plain(word) for word in str(value).split())
+    return Markdown(_MARKS.sub(r"\\\1", words))
 
 
 def code(value: object) -> Markdown:
@@ -39,6 +39,11 @@ def code(value: object) -> Markdown:
     fence = "`" * (max((len(run) for run in re.findall("`+", name)), default=0) + 1)
     pad = " " if name.startswith("`") or name.endswith("`") else ""
     return Markdown(f"{fence}{pad}{name}{pad}{fence}")
+
+
+def line(value: object) -> Markdown:
+    """A name as it is, for a line of an indented block of code, in which nothing is markup."""
+    return Markdown(plain(value))
 
 
 def names(values: Iterable[object], most: int) -> Markdown:

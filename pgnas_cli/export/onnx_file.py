@@ -63,12 +63,24 @@ def write_onnx(path: Path, program: ExportedProgram, images: Tensor, logits: Ten
 
 def run_onnx(path: Path, batches: Iterable[Tensor]) -> list[Tensor]:
     """Logits [B, num_classes] of each batch of images [B, C, H, W], in ONNX Runtime on the CPU."""
+    session = open_session(path)
+    return [torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0]) for images in batches]
+
+
+def open_session(path: Path, *, spinning: bool = True) -> Any:
+    """A file in ONNX Runtime on the CPU, with as many threads as torch has.
+
+    Args:
+        path: the file.
+        spinning: between calls its idle threads go on waiting busily for a moment, which slows whatever runs then.
+    """
     runtime: Any = importlib.import_module("onnxruntime")  # an extra, without types
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only: hints about optimisations are not for the user
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0]) for images in batches]
+    if not spinning:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _clean(model: Any) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pgnas_cli.compact.equality import TOLERANCE, relative_difference
-from pgnas_cli.errors import PgnasError
+from pgnas_cli.errors import PgnasError, one_line
+from pgnas_cli.export.signals import none_lost
 from pgnas_cli.run import write_bytes
 
 PT2 = "model.pt2"
@@ -32,10 +33,10 @@ def capture(network: nn.Module, images: Tensor) -> ExportedProgram:
     """
     example = torch.zeros((2, *images.shape[1:]))
     try:
-        with torch.no_grad():
+        with none_lost(), torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
     except (RuntimeError, ValueError) as error:  # what its own exceptions derive from
-        reason = str(error).strip().splitlines()[0]
+        reason = one_line(error, 200)
         raise PgnasError(f"torch.export cannot capture this network: {reason}", "leave out --onnx and --pt2") from None
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):

@@ -6,7 +6,6 @@ then what it would take to build the network; see `building`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -19,9 +18,19 @@ from torch import nn
 
 from pgnas_cli import compact as compaction
 from pgnas_cli.compact.equality import TOLERANCE, relative_difference
-from pgnas_cli.errors import RunError
-from pgnas_cli.export.artifact import CONFIG, DAMAGED, PROBES, PROOF, WEIGHTS, Artifact
-from pgnas_cli.export.building import build_structure, one_line, trace_structure
+from pgnas_cli.errors import RunError, one_line
+from pgnas_cli.export.artifact import (
+    ARCHITECTURE,
+    CONFIG,
+    DAMAGED,
+    MOST_CONFIG,
+    PROBES,
+    PROOF,
+    WEIGHTS,
+    Artifact,
+    file_digest,
+)
+from pgnas_cli.export.building import build_structure, trace_structure
 from pgnas_cli.export.structure import Structure, structure_of
 from pgnas_cli.export.tensor_header import Stored, read_header
 from pgnas_cli.plugin import BuildSpec
@@ -29,13 +38,13 @@ from pgnas_cli.run import absent, load_tensors, read_json
 from pgnas_cli.strict_json import shown
 
 __all__ = [
-    "Structure", "build_artifact", "build_structure", "counted_cost", "load_artifact", "probe_difference",
-    "read_artifact", "structure_of", "trace_artifact",
+    "Structure", "build_artifact", "build_structure", "counted_cost", "load_artifact", "open_artifact",
+    "probe_difference", "read_artifact", "structure_of", "trace_artifact",
 ]  # fmt: skip
 
-MOST_CONFIG = 2**22
-"""Bytes of config.json, 4 MiB: the names of 20,000 classes take one. Parsed, it may take twenty times its size."""
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
+"""As timm calls them."""
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 """Of parameters and buffers, as safetensors calls them."""
 
@@ -98,7 +107,11 @@ def plain_file(folder: Path, name: str) -> Path:
 
 
 def _check_input(config: Mapping[str, Any], spec: BuildSpec, where: str) -> None:
-    """What timm is told of images and classes is what the network has."""
+    """What timm is told of architecture, images and classes is what the network has, and can be used."""
+    if config.get("architecture") != ARCHITECTURE:
+        raise RunError(
+            f"{where}: architecture is {shown(config.get('architecture'))}, an export has {ARCHITECTURE!r}", DAMAGED
+        )
     cfg = config.get("pretrained_cfg")
     if not isinstance(cfg, dict):
         raise RunError(f"{where}: pretrained_cfg should be an object, not {shown(cfg)}", DAMAGED)
@@ -110,6 +123,31 @@ def _check_input(config: Mapping[str, Any], spec: BuildSpec, where: str) -> None
     ):
         if value != wanted:
             raise RunError(f"{where}: {key} is {shown(value)}, its network has {wanted}", DAMAGED)
+    features = config.get("num_features")
+    if type(features) is not int or features < 0:
+        raise RunError(f"{where}: num_features should be a whole number, not {shown(features)}", DAMAGED)
+    _check_images(cfg, spec, f"{where}: pretrained_cfg")
+
+
+def _check_images(cfg: Mapping[str, Any], spec: BuildSpec, where: str) -> None:
+    """How images are prepared, and what classes are called: what timm and the card's own lines make use of."""
+    for key, least in (("mean", -math.inf), ("std", 0.0)):
+        values = cfg.get(key)
+        numbers = values if isinstance(values, list) else []
+        if len(numbers) not in (1, spec.in_chans) or not all(type(v) in (int, float) and v > least for v in numbers):
+            count = "a list of one number" if spec.in_chans == 1 else f"a list of one or {spec.in_chans} numbers"
+            above = "" if key == "mean" else " above 0"
+            raise RunError(f"{where}.{key} should be {count}{above}, not {shown(values)}", DAMAGED)
+    crop, interpolation, names = (cfg.get(key) for key in ("crop_pct", "interpolation", "label_names"))
+    if crop is not None and not (type(crop) in (int, float) and 0 < crop <= 1):
+        raise RunError(f"{where}.crop_pct should be above 0 and at most 1, not {shown(crop)}", DAMAGED)
+    if interpolation is not None and interpolation not in INTERPOLATIONS:
+        raise RunError(f"{where}.interpolation should be bilinear or bicubic, not {shown(interpolation)}", DAMAGED)
+    strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if names is not None and not (strings and len(names) == spec.num_classes):
+        raise RunError(
+            f"{where}.label_names should be {spec.num_classes} names of classes, not {shown(names)}", DAMAGED
+        )
 
 
 def _check_listed(section: Mapping[str, Any], where: str) -> None:
@@ -250,6 +288,11 @@ def probe_difference(artifact: Artifact, network: nn.Module) -> float:
 
 
 def load_artifact(path: Path, *, trust_plugins: bool = True) -> compaction.CompactNetwork:
+    """The network of an artifact; see `open_artifact`."""
+    return open_artifact(path, trust_plugins=trust_plugins)[1]
+
+
+def open_artifact(path: Path, *, trust_plugins: bool = True) -> tuple[Artifact, compaction.CompactNetwork]:
     """Read, build and probe; see `read_artifact` and `build_artifact`.
 
     Raises:
@@ -264,7 +307,7 @@ def load_artifact(path: Path, *, trust_plugins: bool = True) -> compaction.Compa
             f"{path}: the logits of the probe images differ by {difference:.1e} from the stored ones", DAMAGED
         )
     check_digests(artifact)
-    return network
+    return artifact, network
 
 
 def check_digests(artifact: Artifact) -> None:
@@ -282,9 +325,3 @@ def check_digests(artifact: Artifact) -> None:
             f"{artifact.path / wrong[0]} is not the file that was exported: its SHA-256 is another than in {CONFIG}",
             DAMAGED,
         )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

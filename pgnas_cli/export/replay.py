@@ -19,21 +19,18 @@ from huggingface_hub.hf_api import RepoFile
 from torch import Tensor, nn
 
 from pgnas_cli.compact.equality import relative_difference
-from pgnas_cli.errors import DataError, HubError, PgnasError
-from pgnas_cli.export.artifact import CARD, Artifact
+from pgnas_cli.errors import DataError, HubError, PgnasError, one_line
+from pgnas_cli.export.artifact import CARD, CONFIG, Artifact
 from pgnas_cli.export.export import load_run_candidate
 from pgnas_cli.export.hub import FILES, parse_repo
 from pgnas_cli.export.hub_faults import explained
-from pgnas_cli.export.hub_push import compare
+from pgnas_cli.export.hub_push import compare, files_of
 from pgnas_cli.export.hub_target import Destination
 from pgnas_cli.export.onnx_file import ONNX, run_onnx
 from pgnas_cli.export.pt2_file import PT2, capture, write_pt2
 from pgnas_cli.export.reading import plain_file
+from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.run import RunDirectory
-
-
-class SkippedError(Exception):
-    """A link cannot be replayed here; the message says why."""
 
 
 def _largest(found: Sequence[Tensor], reloaded: Tensor) -> float:
@@ -46,7 +43,7 @@ def timm_difference(artifact: Artifact, reloaded: Tensor) -> tuple[float, str]:
 
     Raises:
         SkippedError: the configuration does not say how timm builds it.
-        PgnasError: timm's model refuses to load.
+        PgnasError: timm's model refuses to load, or timm fails on the configuration.
     """
     if "structure" not in artifact.config.get("model_args", {}):
         raise SkippedError("config.json has no model_args.structure for timm: it was written by an older version")
@@ -54,9 +51,15 @@ def timm_difference(artifact: Artifact, reloaded: Tensor) -> tuple[float, str]:
 
     import pgnas_cli.timm_models  # noqa: F401 - registers the architecture
 
-    model = timm.create_model(f"local-dir:{artifact.path}", pretrained=True).eval()
-    with torch.inference_mode():
-        return relative_difference(model(artifact.images), reloaded), f"timm.create_model, timm {timm.__version__}"
+    try:
+        model = timm.create_model(f"local-dir:{artifact.path}", pretrained=True).eval()
+        with torch.inference_mode():
+            found = model(artifact.images)
+    except PgnasError:
+        raise
+    except Exception as error:  # whatever a foreign configuration makes timm raise
+        raise PgnasError(f"timm refuses {CONFIG}: {one_line(error, 200)}", "export again") from None
+    return relative_difference(found, reloaded), f"timm.create_model, timm {timm.__version__}"
 
 
 def onnx_difference(artifact: Artifact, reloaded: Tensor) -> tuple[float, str]:
@@ -74,7 +77,7 @@ def onnx_difference(artifact: Artifact, reloaded: Tensor) -> tuple[float, str]:
     try:
         found = run_onnx(path, [artifact.images, artifact.images[:1]])
     except Exception as error:  # whatever a foreign file makes it raise; its own types have no base of their own
-        raise PgnasError(f"ONNX Runtime refuses {ONNX}: {_line(error)}", "export again with --onnx") from None
+        raise PgnasError(f"ONNX Runtime refuses {ONNX}: {one_line(error, 200)}", "export again with --onnx") from None
     return _largest(found, reloaded), f"{_batches(artifact)}, ONNX Runtime {metadata.version('onnxruntime')}"
 
 
@@ -109,17 +112,12 @@ def pt2_difference(
             loaded = torch.export.load(path).module()
             found = [loaded(artifact.images), loaded(artifact.images[:1])]
     except Exception as error:  # whatever a damaged file makes torch raise
-        raise PgnasError(f"torch refuses {PT2}: {_line(error)}", "export again with --pt2") from None
+        raise PgnasError(f"torch refuses {PT2}: {one_line(error, 200)}", "export again with --pt2") from None
     return _largest(found, reloaded), f"{_batches(artifact)}, torch {torch.__version__}"
 
 
 def _batches(artifact: Artifact) -> str:
     return f"{len(artifact.images)} probe images, and one alone"
-
-
-def _line(error: Exception) -> str:
-    """What an error says, in one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _same_content(a: Path, b: Path) -> bool:
@@ -167,7 +165,7 @@ def unlike_the_hub(name: str, snapshot: Path) -> tuple[list[str], str]:
     except HubError as error:
         raise SkippedError(f"the snapshot in the cache was used: {error}") from None
     digests = {entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id for entry in listed}
-    changes = compare(snapshot, Destination(repo_id, exists=True, digests=digests))
+    changes = compare(files_of(snapshot), Destination(repo_id, exists=True, digests=digests))
     return sorted({*changes.upload, *changes.remove}), commit[:8]
 
 

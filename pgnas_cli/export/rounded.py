@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pgnas_cli.errors import UsageError
 from pgnas_cli.export.choice import Choice, selection_accuracy
 from pgnas_cli.export.rounding import STRATEGY, Rounded, round_candidate
 from pgnas_cli.posterior.candidate import Candidate
@@ -33,9 +34,23 @@ def round_choice(
 
     Returns:
         (the choice, `choice` itself where nothing had to change; the section).
+
+    Raises:
+        UsageError: no width can be a multiple; or what was chosen by its size is larger than that when it is rounded.
     """
     net, before = evaluator.net, choice.candidate
     rounded = round_candidate(net, before, multiple, _posterior(run, net))
+    if not rounded.after.multiples:
+        raise UsageError(
+            f"--round-to {multiple} was given: no width of this network can be a multiple of it", "--round-to 8"
+        )
+    if choice.max_params is not None and rounded.candidate.params > choice.max_params:
+        more = rounded.candidate.params - before.params
+        raise UsageError(
+            f"rounded to multiples of {multiple} the candidate has {rounded.candidate.params:,} parameters, "
+            f"--at allows {choice.max_params:,}",
+            f"leave room for rounding: --at {max(choice.max_params - more, 1)}, or a smaller --round-to",
+        )
     section = _describe(choice, rounded, multiple)
     section["from"]["selection_accuracy"] = selection_accuracy(run, before.id) or _scored(evaluator, before)
     if rounded.candidate is before:

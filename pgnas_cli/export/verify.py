@@ -7,7 +7,6 @@ What needs more than the artifact's own files and pgnas is in replay.py.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,12 +18,16 @@ import torch
 from pgnas_cli.compact.equality import TOLERANCE
 from pgnas_cli.errors import PgnasError, RunError
 from pgnas_cli.export import replay
-from pgnas_cli.export.artifact import CARD, CONFIG, DAMAGED, WEIGHTS, Artifact, weights_digest
+from pgnas_cli.export.artifact import CARD, CONFIG, DAMAGED, WEIGHTS, Artifact, file_digest, weights_digest
 from pgnas_cli.export.hub import FILES
 from pgnas_cli.export.loading import locate
 from pgnas_cli.export.reading import build_artifact, counted_cost, plain_file, probe_difference, read_artifact
+from pgnas_cli.export.skipped import SkippedError
 from pgnas_cli.posterior.candidate import masks_id
 from pgnas_cli.run import RunDirectory
+
+MASKED = ("masked = compact", "masked = reloaded")
+"""The links that need the run; `replay.run_differences` replays them."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class _Links:
         """A link of logits whose far side may be missing, or refuse."""
         try:
             self.logits(name, *compare())
-        except replay.SkippedError as error:
+        except SkippedError as error:
             self.skipped[name] = str(error)
         except PgnasError as error:
             self.logits(name, math.inf, str(error))
@@ -128,7 +131,7 @@ def verify(
         RunError: the artifact cannot be read at all, or does not fit together; or the run's own files are damaged.
         UsageError, HubError: `path` is neither, or cannot be downloaded.
     """
-    folder, own = locate(path)
+    folder, own = locate(path, everything=True)
     artifact = read_artifact(folder, trust_plugins=own or trust_plugins)
     network = build_artifact(artifact)
     with torch.inference_mode():
@@ -144,7 +147,7 @@ def verify(
     links.replay("ONNX = reloaded", lambda: replay.onnx_difference(artifact, reloaded))
     links.replay("pt2 = reloaded", lambda: replay.pt2_difference(artifact, network, reloaded, trusted=trust_pt2))
     if run is None:
-        links.skipped["masked = reloaded"] = "the run that it came from is not here: name it with --run"
+        links.skipped |= dict.fromkeys(MASKED, "the run that it came from is not here: name it with --run")
     else:
         _masked(artifact, reloaded, run, data_dir, links)
     if not own:
@@ -185,10 +188,7 @@ def _is_as_listed(folder: Path, name: str, entry: dict[str, Any]) -> bool:
         path = plain_file(folder, name)
     except RunError:
         return False
-    if path.stat().st_size != entry["size"]:
-        return False
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == str(entry["sha256"])
+    return path.stat().st_size == entry["size"] and file_digest(path) == str(entry["sha256"])
 
 
 def _masked(
@@ -197,8 +197,8 @@ def _masked(
     """The links to the run's supernet."""
     try:
         found = replay.run_differences(artifact, reloaded, run, data_dir)
-    except replay.SkippedError as error:
-        links.skipped["masked = reloaded"] = str(error)
+    except SkippedError as error:
+        links.skipped |= dict.fromkeys(MASKED, str(error))
         return
     detail = f"candidate {artifact.config['pgnas']['candidate']['id']} of {run.path}"
     for name, difference in found.items():
@@ -210,7 +210,7 @@ def _downloaded(name: str, artifact: Artifact, run: RunDirectory | None, links: 
     link = "downloaded = on the Hub"
     try:
         wrong, commit = replay.unlike_the_hub(name, artifact.path)
-    except replay.SkippedError as error:
+    except SkippedError as error:
         links.skipped[link] = str(error)
     else:
         links.count(link, len(wrong), f"commit {commit}" + (f": {', '.join(wrong)}" if wrong else ""))
@@ -220,7 +220,7 @@ def _downloaded(name: str, artifact: Artifact, run: RunDirectory | None, links: 
         return
     try:
         differing, compared = replay.unlike_the_export(artifact, run)
-    except replay.SkippedError as error:
+    except SkippedError as error:
         links.skipped[link] = str(error)
     else:
         detail = f"{compared} files byte for byte, without {CARD}"

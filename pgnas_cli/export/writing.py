@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from pgnas_cli.export.artifact import (
     PROOF,
     SEMANTICS,
     WEIGHTS,
+    file_digest,
     is_artifact,
     weights_digest,
 )
@@ -76,10 +76,7 @@ def write_artifact(
     Raises:
         UsageError: `target` holds something that is no artifact, or another process writes to it now.
     """
-    if target.exists() and not is_artifact(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError(
-            f"{target} exists and is no pgnas artifact: it is left alone", "name another folder with --output"
-        )
+    check_target(target)
     with torch.inference_mode():
         logits = network(images)
     packed = pack([masks])[0]
@@ -114,6 +111,22 @@ def write_artifact(
         replace_folder(folder, target)
 
 
+def check_target(target: Path) -> None:
+    """Whether an artifact may take this place.
+
+    Raises:
+        UsageError: something else is there, or nothing can be written there.
+    """
+    elsewhere = "name another folder with --output"
+    if target.exists() and not is_artifact(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise UsageError(f"{target} exists and is no pgnas artifact: it is left alone", elsewhere)
+    parent = next(folder for folder in target.parents if folder.exists())
+    if not parent.is_dir():
+        raise UsageError(f"{target} cannot be made: {parent} is a file", elsewhere)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{target} cannot be made: {parent} may not be written", elsewhere)
+
+
 @contextlib.contextmanager
 def beside(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`, locked while it is written; it is gone afterwards.
@@ -123,12 +136,15 @@ def beside(target: Path) -> Iterator[Path]:
     Raises:
         UsageError: another process writes to `target` now.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.with_name(f".{target.name}.writing")
     busy = UsageError(
         f"another process writes an export to {target}", "wait until it is done, or name another --output"
     )
-    folder.mkdir(exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+    except OSError as error:  # a file system that takes no folders
+        raise UsageError(f"{target} cannot be made: {error.strerror}", "name another folder with --output") from None
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:  # put in its place this moment
@@ -165,12 +181,7 @@ def _same(handle: int, folder: Path) -> bool:
 
 def _described(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> SHA-256 and size in bytes of every file in a folder."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found[path.name] = {"sha256": digest, "size": path.stat().st_size}
-    return found
+    return {path.name: {"sha256": file_digest(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
 
 
 def _timm_config(

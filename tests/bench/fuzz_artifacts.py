@@ -44,6 +44,8 @@ CHECKS = (
     ("cannot be built", "the backbone cannot be built"),
     ("at most", "bounds"),
     ("its network has", "timm's keys: classes, image"),
+    ("num_features", "timm's keys: classes, image"),
+    ("architecture is", "timm's keys: architecture"),
     ("pretrained_cfg", "timm's keys: classes, image"),
     ("describes another network", "timm's structure is another"),
     ("gather indices", "gather indices"),

@@ -1,17 +1,19 @@
 """Training schedules compared on the selection split: README's table "All arms", by the commands of this package.
 
     python tests/bench/study.py --data-dir DIR --out DIR [--arms NAME ...] [--seeds 0 1 2] [--jobs 1] [--device cpu]
-        [--epochs 24] [--minutes M]
+        [--epochs 24] [--minutes M] [--results DIR]
 
 Fashion-MNIST, 10 000 training images at 14x14, batches of 128, the winner's accuracy on 6000 selection images. ARMS
 holds the arms: all are run in its order, or those named, as they are named; all seeds of one before the next. `--arms
 none` prints the table of what is there. Arms of other than 24 epochs keep their ratio to them at another --epochs.
 
-A run is inflate, train, sample and rank in OUT/ARM-SEED, with one thread; --jobs of them at once. It adds a line to
-OUT/study.jsonl: its arm and seed, the winner's parameters, MACs and selection accuracy, the seconds of the training,
-and what the posterior was before a commit. The test split is scored by `pgnas rank`, and neither kept in that line nor
-printed. What is in study.jsonl is not run again, and what was interrupted goes on. After --minutes, or at SIGINT or
-SIGTERM, nothing new starts and what runs gets SIGTERM; the table shows what is done. Exit status 1 if a run failed.
+A run is inflate, train, sample and rank in OUT/ARM-SEED, with one thread; --jobs of them at once. It adds a row to
+study.csv in --results, by default that of the repository: its arm and seed, the winner's parameters, MACs and selection
+accuracy, the seconds of the training, and what the posterior was before a commit. The test split is scored by `pgnas
+rank`, and neither kept in that row nor printed. What has a row is not run again, and what was interrupted goes on.
+Rows of several sittings stand in one table; the same seed gives other rounding on another processor, so that pairs of
+different sittings are paired by their data only. After --minutes, or at SIGINT or SIGTERM, nothing new starts and what
+runs gets SIGTERM; the table shows what is done. Exit status 1 if a run failed.
 
 One core: 24 epochs take 151 s (plain) and 255 to 271 s (commit) by README, the other commands up to a minute, the
 ranking of 50 candidates five; from that, not measured, all arms take about two hours a seed, one run at a time.
@@ -27,7 +29,6 @@ import platform
 import shutil
 import statistics
 import sys
-import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -38,12 +39,21 @@ import torch
 from commands import Commands, Failed, Stopped
 from scipy.stats import t
 
+sys.path.insert(0, str(Path(__file__).parent / "evidence"))
+from ledger import RESULTS, Ledger
+
 EPOCHS, BATCH, IMAGES = 24, 128, 10_000
 SIZE = "105774"
 """Parameters of shakeshake26_2x6d, one channel, ten classes."""
 PLAIN, FOUND, WIDE = ["--fixed-drop", "0"], ["--target-params", SIZE], "shakeshake26_2x16d"
 Row = dict[str, Any]
-"""A line of study.jsonl."""
+"""Column -> value of a row of study.csv."""
+TYPES = {
+    "arm": str, "seed": int, "params": int, "macs": int, "selection_accuracy": float, "selection_images": int,
+    "candidates": int, "epochs": int, "seconds": float, "device": str, "soft_expected_params": float,
+    "soft_sampled_params": float,
+}  # fmt: skip
+"""Column -> type; the last two are of the posterior before a commit, empty without one."""
 
 
 class Arm(NamedTuple):
@@ -103,31 +113,34 @@ class Study:
     """The runs of one folder."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.pgnas, self.lock, self.failures = options, Commands(), threading.Lock(), 0
+        self.options, self.pgnas, self.failures = options, Commands(), 0
         options.out.mkdir(parents=True, exist_ok=True)
-        self.path = options.out / "study.jsonl"
+        about = (
+            f"Training schedules: Fashion-MNIST, {IMAGES} images at 14x14, {options.epochs} epochs, batches of {BATCH}"
+        )
+        self.ledger = Ledger("study", about, list(TYPES), ("arm", "seed"), options.results)
 
     def rows(self) -> dict[tuple[str, int], Row]:
-        """(arm, seed) -> its line."""
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        found = {(row["arm"], row["seed"]): row for row in map(json.loads, lines)}
+        """(arm, seed) -> its row."""
+        rows = [{name: kind(row[name]) if row[name] else None for name, kind in TYPES.items()}
+                for row in self.ledger.rows()]  # fmt: skip
+        found = {(row["arm"], row["seed"]): row for row in rows}
         for (arm, seed), row in found.items():
             wanted = ARMS[arm].scaled(self.options.epochs)
             if row["epochs"] != wanted:
                 raise SystemExit(
-                    f"{self.path}: arm {arm}, seed {seed} had {row['epochs']} epochs, not {wanted}: "
-                    "give its --epochs, or another --out"
+                    f"{self.ledger.path}: arm {arm}, seed {seed} had {row['epochs']} epochs, not {wanted}: "
+                    "give its --epochs, or another --results"
                 )
         return found
 
     def run(self, arm: str, seed: int) -> None:
-        """One run from where it is to its line; says how it ended."""
+        """One run from where it is to its row; says how it ended."""
         if self.pgnas.stopped:
             return
         try:
             row = self.made(arm, seed)
-            with self.lock, self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self.ledger.add(row)
             said = f"{100 * row['selection_accuracy']:.2f}  {row['params']:,} parameters  {row['seconds']:.0f} s"
         except Stopped:
             said = "stopped; the next call goes on with it"
@@ -137,7 +150,7 @@ class Study:
         print(f"{time.strftime('%H:%M:%S')}  {arm}, seed {seed}: {said}", flush=True)
 
     def made(self, arm: str, seed: int) -> Row:
-        """Do the stages of a run that are not done; its line."""
+        """Do the stages of a run that are not done; its row."""
         run, (_, network, train, _, sample), options = self.options.out / f"{arm}-{seed}", ARMS[arm], self.options
         epochs = ARMS[arm].scaled(options.epochs)
         where = ["--data-dir", options.data_dir, "--device", options.device, "--run", run]
@@ -157,14 +170,14 @@ class Study:
         trained, ranking = manifest(run)["stages"]["train"], json.loads((run / "rank" / "ranking.json").read_text())
         if trained["epochs"] != epochs:
             raise ValueError(f"{run} was trained for {trained['epochs']} epochs, not {epochs}: remove it")
-        soft = trained["soft"]  # the posterior before the commit
+        soft = trained["soft"] or {}  # the posterior before the commit
         return {
             "arm": arm, "seed": seed, "params": ranking["params"], "macs": ranking["macs"],
             "selection_accuracy": ranking["selection_accuracy"]["value"],
             "selection_images": ranking["selection_accuracy"]["n"], "candidates": ranking["candidates"],
-            "epochs": trained["epochs"], "seconds": trained["seconds"],
-            "before_commit": soft and {name: value for name, value in soft.items() if name != "checkpoint"},
-            "device": trained["device"], "torch": manifest(run)["versions"]["torch"],
+            "epochs": trained["epochs"], "seconds": round(trained["seconds"], 1), "device": trained["device"],
+            "soft_expected_params": soft.get("expected_params"),
+            "soft_sampled_params": soft["sampled"]["params"]["mean"] if soft else None,
         }  # fmt: skip
 
 
@@ -218,6 +231,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--minutes", type=float)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     study = Study(options)
     done, arms = study.rows(), [arm for arm in options.arms if arm != "none"]

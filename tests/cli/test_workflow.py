@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,7 +20,7 @@ from pgnas_cli.commands import quickstart
 TRAIN = ("train", "--recipe", "posterior", "--data", "digits", "--limit-train", "320", "--epochs", "1",
          "--target-params", "0.5x")  # fmt: skip
 COMMANDS = {
-    "inflate": ("inflate", "shakeshake26_2x4d", "--in-chans", "1", "--img-size", "8"),
+    "inflate": ("inflate", "test_resnet", "--classes", "10", "--in-chans", "1", "--img-size", "8"),
     "train": TRAIN,
     "sample": ("sample", "-n", "4"),
     "rank": ("rank",),
@@ -74,9 +75,9 @@ def test_the_results_fit_together(journey: Journey) -> None:
     assert {result["run"] for result in (inflate, train, sample, rank, export)} == {
         str(run.relative_to(journey.folder))
     }
-    assert run.name.startswith("shakeshake26_2x4d-")
-    assert inflate["supernet"]["params"] == inflate["baseline"]["params"] == train["params"] == 47890
-    assert (inflate["gates"], inflate["gated_channels"]) == (54, 504)
+    assert run.name.startswith("test_resnet-")
+    assert inflate["supernet"]["params"] == inflate["baseline"]["params"] == train["params"] == 373370
+    assert (inflate["gates"], inflate["gated_channels"]) == (14, 880)
     assert train["expected_params"] == pytest.approx(0.5 * train["params"], rel=0.02)
     assert (sample["candidates"], sample["warnings"], rank["candidates"]) == (4, [], 4)
     assert sample["params"]["min"] <= rank["params"] <= sample["params"]["max"]
@@ -85,7 +86,7 @@ def test_the_results_fit_together(journey: Journey) -> None:
     assert export["candidate"] == rank["winner"]
     assert (export["params"], export["macs"]) == (rank["params"], rank["macs"])
     assert verify["passed"] is True
-    assert len(verify["checks"]) == 8
+    assert len(verify["checks"]) == 9
     files = {path.relative_to(run).parts[0] for path in run.rglob("*")}
     assert files == {
         "run.json", "supernet.safetensors", "train", "candidates.safetensors", "candidates.jsonl", "rank", "export",
@@ -130,7 +131,7 @@ def test_a_person_is_told_what_to_type_next(journey: Journey, capsys, monkeypatc
         assert out
     code, out, err = say(capsys, *following.split()[1:])
     assert (code, err) == (0, "")
-    assert out.count("holds") == 8
+    assert out.count("holds") == 9
     assert "FAILS" not in out
 
 
@@ -148,17 +149,38 @@ def test_verify_exits_1_when_a_link_does_not_hold(journey: Journey, capsys, tmp_
 
 
 @pytest.mark.slow
-def test_quickstart_ends_in_three_networks(pgnas, tmp_path: Path) -> None:
-    done = pgnas("quickstart", "--tiny", "--run", str(tmp_path / "quick"), env={"OMP_NUM_THREADS": "1"})
+def test_quickstart_ends_in_three_networks_in_its_own_run_whatever_the_environment_names(pgnas, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    restore.create_run(inflate("shakeshake26_2x2d", in_chans=1, img_size=8), mine)
+    before = {path: path.read_bytes() for path in mine.iterdir()}
+    done = pgnas("quickstart", "--tiny", env={"PGNAS_RUN": "mine"})
     assert done.returncode == 0, done.stderr
     for line in ("full supernet", "uniform candidates", "found network"):
         assert [row for row in done.stdout.splitlines() if row.startswith(line) and " ms (" in row], line
     assert "400 test images" in done.stdout
     typed = [line for line in done.stderr.splitlines() if line.startswith("$ pgnas ")]
     assert [line.split()[2] for line in typed[:5]] == ["inflate", "train", "sample", "rank", "export"]
-    assert done.stderr.splitlines()[-1] == f"next: pgnas status --run {tmp_path / 'quick'}"
-    for run in ("quick", "quick/baselines/plain", "quick/baselines/uniform"):
-        assert (tmp_path / run / "export" / "model.safetensors").is_file()
+    (quick,) = (tmp_path / "runs").iterdir()
+    assert done.stderr.splitlines()[-1] == f"next: pgnas status --run {quick.relative_to(tmp_path)}"
+    for run in (quick, quick / "baselines" / "plain", quick / "baselines" / "uniform"):
+        assert (run / "export" / "model.safetensors").is_file()
+    assert {path: path.read_bytes() for path in mine.iterdir()} == before
+
+
+def test_quickstart_works_in_the_run_that_is_named() -> None:
+    named = [quickstart._inflate_line(True, 0, Path("my run")), quickstart._train_line("0", True, 0, Path("my run"))]
+    assert [shlex.split(line)[-2:] for line in named] == [["--run", "my run"]] * 2
+
+
+def test_the_next_command_names_the_run_where_the_environment_names_another(
+    capsys, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGNAS_RUN", "mine")
+    code, _, err = say(capsys, "inflate", "shakeshake26_2x2d", "--in-chans", "1", "--img-size", "8")
+    assert (code, err.splitlines()[-1].startswith("next: pgnas train --run runs/")) == (0, True)
+    code, _, err = say(capsys, "inflate", "shakeshake26_2x2d", "--in-chans", "1", "--img-size", "8", "--run", "mine")
+    assert (code, err.splitlines()[-1]) == (0, "next: pgnas train --run mine")
 
 
 # ---- which run ----
@@ -226,20 +248,3 @@ def test_zoo_show_names_what_is_gated(capsys) -> None:
     code, out, err = say(capsys, "zoo", "show", "resnet50", "--layers")
     assert (code, err) == (0, "next: pgnas inflate resnet50\n")
     assert "layer4.2.conv3" in out
-
-
-@pytest.mark.slow
-def test_quickstart_works_in_its_own_run_whatever_the_environment_names(capsys, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, _, err = say(capsys, "inflate", "shakeshake26_2x4d", "--in-chans", "1", "--img-size", "8", "--run", "mine")
-    assert (code, err.splitlines()[-1]) == (0, "next: pgnas train --run mine")
-    before = {path: path.read_bytes() for path in Path("mine").iterdir()}
-    monkeypatch.setenv("PGNAS_RUN", "mine")
-    plain = quickstart._train_line
-    monkeypatch.setattr(quickstart, "_train_line", lambda *asked: f"{plain(*asked)} --limit-train 64")
-    code, out, err = say(capsys, "quickstart", "--tiny", "--json")
-    assert code == 0
-    assert json.loads(out)["run"].startswith("runs/")
-    assert {path: path.read_bytes() for path in Path("mine").iterdir()} == before
-    code, out, err = say(capsys, "inflate", "shakeshake26_2x4d")
-    assert err.splitlines()[-1].startswith("next: pgnas train --run runs/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,10 @@ def run(exported: RunDirectory, tmp_path: Path) -> RunDirectory:
 def artifact(exported: RunDirectory, tmp_path: Path) -> Path:
     """The exported folder alone, without its run."""
     return Path(shutil.copytree(exported.export_path, tmp_path / "artifact"))
+
+
+@pytest.fixture
+def cards_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For made-up artifacts, which say too little for a card to be written for their place on the Hub."""
+    card: Callable[..., str] = lambda folder, name=None: (folder / "README.md").read_text()  # noqa: E731
+    monkeypatch.setattr("pgnas_cli.export.hub_push.card_for", card)

@@ -80,7 +80,7 @@ def test_all_options_give_one_network(deployed: tuple[RunDirectory, dict[str, An
 def test_the_layout_was_measured(deployed: tuple[RunDirectory, dict[str, Any]]) -> None:
     run, record = deployed
     measured = record["layout_choice"]
-    assert measured == read_json(run.export_path / "config.json")["pgnas"]["layout_choice"]
+    assert "layout_choice" not in read_json(run.export_path / "config.json")["pgnas"]  # times differ, bytes do not
     assert (measured["batch"], measured["threads"]) == (64, torch.get_num_threads())
     assert measured["runs"] >= 3
     for layout in ("gather", "dense"):

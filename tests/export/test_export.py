@@ -199,29 +199,6 @@ def test_exporting_before_ranking_names_the_command(run: RunDirectory) -> None:
 # ---- config.json and the card ----
 
 
-def numbers(value: object) -> set[str]:
-    """Every number in a JSON value, and the digits inside its texts, as the card may write them."""
-    if isinstance(value, dict):
-        return set().union(*map(numbers, value.values()), *map(numbers, value)) if value else set()
-    if isinstance(value, list):
-        return set().union(*map(numbers, value)) if value else set()
-    if isinstance(value, str):
-        return set(re.findall(r"\d+", value))
-    if isinstance(value, float):
-        return {f"{100 * value:.2f}", f"{100 * value:.1f}", f"{value:.4g}"}
-    return set() if value is None else {f"{value:,}", str(value)}
-
-
-def test_every_number_of_the_card_stands_in_the_configuration(artifact: Path) -> None:
-    section = read_json(artifact / "config.json")["pgnas"]
-    card = (artifact / "README.md").read_text()
-    known = numbers(section) | {"95", "2020", "1906.09557"}  # the interval's coverage, the paper
-    assert set(re.findall(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", card)) <= known
-    assert f"{section['candidate']['params']:,} parameters" in card
-    assert f"{100 * section['test_accuracy']['value']:.2f} %" in card
-    assert section["candidate"]["id"] in card
-
-
 def test_the_configuration_holds_what_the_run_measured(exported: RunDirectory) -> None:
     config = read_json(exported.export_path / "config.json")
     section, ranking = config["pgnas"], read_json(exported.rank_path / "ranking.json")
@@ -254,3 +231,30 @@ def test_a_folder_of_images_is_published_by_its_name_alone(run: RunDirectory) ->
     section = describe(run, chosen, read_json(run.rank_path / "ranking.json"), is_winner=False)
     assert section["data"]["spec"] == "folder:photos"
     assert "secret" not in json.dumps(section)
+
+
+# ---- what is refused before anything is computed ----
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"output": "notes.txt"}, "is no pgnas artifact: it is left alone"),
+        ({"output": "notes.txt/deep"}, r"cannot be made: .*notes\.txt is a file"),
+        ({"output": "/proc/exports/mine"}, "/proc/exports/mine cannot be made"),
+        ({"license": "mit: [x"}, "is no identifier of a license"),
+        ({"license": "Apache-2.0"}, "'Apache-2.0' is no identifier of a license"),
+    ],
+)
+def test_a_bad_place_or_license_is_refused_at_once(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], says: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    before = content(run.export_path)
+    if not options.get("output", "").startswith("/proc"):  # root may write anywhere that takes folders
+        monkeypatch.setattr(RunDirectory, "begin", lambda *_: pytest.fail("the run was touched"))
+    given = {key: tmp_path / value if key == "output" else value for key, value in options.items()}
+    with pytest.raises(UsageError, match=says):
+        export(run, **given)
+    assert content(run.export_path) == before
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -13,6 +13,7 @@ from pgnas_cli.export.choice import choose, find_candidate, selection_accuracy
 from pgnas_cli.export.export import export
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.intervals import wilson
+from pgnas_cli.report.numbers import proportion
 from pgnas_cli.run import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
 
 
@@ -119,7 +120,8 @@ def test_another_has_the_accuracy_that_it_was_chosen_by_and_no_other(
     assert "test" not in splits
     card = (tmp_path / "small" / "README.md").read_text()
     assert f"the best-ranked candidate of at most {rows[0]['params'] - 1:,} parameters" in card
-    assert f"{100 * other['accuracy']:.2f} %" in card
+    shown = proportion(section["selection_accuracy"]).text
+    assert f"| selection | {other['n']} | {shown}" in card
     assert "was not evaluated on the test split" in card
     assert "| test" not in card
 

@@ -95,6 +95,21 @@ def backbone(arch: str, plugin: str, **more: Any) -> Change:
     return config(backbone__arch=arch, backbone__plugin=plugin, **more)
 
 
+NO_IMAGES: dict[str, tuple[Change, str]] = {
+    "another architecture": (top(architecture="resnet18"), "architecture is 'resnet18', an export has 'pgnas'"),
+    "no architecture": (top(architecture=None), "architecture is None"),
+    "features that are text": (top(num_features="x"), "num_features should be a whole number"),
+    "a mean that is text": (cfg(mean="x"), r"pretrained_cfg\.mean should be a list of one number, not 'x'"),
+    "a mean of two": (cfg(mean=[0.5, 0.5]), "mean should be a list of one number"),
+    "a deviation of 0": (cfg(std=[0]), "std should be a list of one number above 0"),
+    "a mean of booleans": (cfg(mean=[True]), "mean should be a list of one number"),
+    "a crop of minus a lot": (cfg(crop_pct=-1e308), r"crop_pct should be above 0 and at most 1"),
+    "an unknown interpolation": (cfg(interpolation="evil"), "interpolation should be bilinear or bicubic"),
+    "an interpolation that is a list": (cfg(interpolation=["bilinear"]), "interpolation should be"),
+    "labels that are a number": (cfg(label_names=5), "label_names should be 3 names of classes"),
+    "too few labels": (cfg(label_names=["a"]), "label_names should be 3 names of classes"),
+}
+"""What timm and the card's own lines would fail on."""
 LISTED = {"sha256": "0" * 64, "size": 1}
 CONFIGS: dict[str, tuple[Change, str]] = {
     "deep nesting": (text('"layout":', '"x": ' + "[" * 100_000 + "]" * 100_000 + ', "layout":'), "nested too deeply"),
@@ -158,7 +173,7 @@ CONFIGS: dict[str, tuple[Change, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "message"), CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(("change", "message"), (CONFIGS | NO_IMAGES).values(), ids=CONFIGS | NO_IMAGES)
 def test_a_hostile_configuration(files: Files, folder: Path, change: Change, message: str) -> None:
     with pytest.raises(RunError, match=message):
         raise refusal(change(files), folder)

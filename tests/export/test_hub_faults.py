@@ -27,6 +27,9 @@ NOTHING = "nothing was changed on the Hub"
 EMPTY = "alice/net was made and is empty: nothing was committed"
 
 
+pytestmark = pytest.mark.usefixtures("cards_as_they_stand")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     with LocalHub() as local:
@@ -245,6 +248,11 @@ def test_a_download_that_repeats_the_token(hub: LocalHub) -> None:
 
 
 def test_a_token_that_was_typed_as_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x-y/z/1234")
+    monkeypatch.setenv("HF_TOKEN", "hf_abcd1234")
+    with pytest.raises(UsageError, match="'<token>/net' holds a token") as caught:
+        parse_repo("hf_abcd1234/net")
+    assert "1234" not in f"{caught.value}{caught.value.hint}"
     monkeypatch.setenv("HF_TOKEN", "hf_x-y/z/1234")
     for name in ("hf_x-y/z/1234", "hf_abcd1234efgh", "alice/net@hf_abcd1234 efgh"):
         with pytest.raises(UsageError) as caught:

@@ -37,11 +37,11 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("redirects", [True, False])
 def test_the_files_of_an_artifact_and_no_others(hub: LocalHub, redirects: bool) -> None:
     hub.redirects = redirects
-    folder = fetch("alice/net")
+    folder = fetch("alice/net", everything=True)
     assert content(folder) == ARTIFACT
     assert folder.name == hub.repos["alice/net"].find("main")
     before = len(hub.requests)
-    assert fetch("alice/net") == folder
+    assert fetch("alice/net", everything=True) == folder
     assert not any("/resolve/" in request.path for request in hub.requests[before:])
 
 
@@ -54,21 +54,21 @@ def test_each_kind_of_revision(hub: LocalHub) -> None:
         ("alice/net@v1", None, old), ("alice/net@dev", None, new), (f"alice/net@{new}", None, new),
         ("alice/net", "dev", new), ("alice/net@dev", "dev", new), ("alice/net", None, old),
     ):  # fmt: skip
-        assert fetch(name, revision).name == commit
+        assert fetch(name, revision, everything=True).name == commit
     with pytest.raises(UsageError, match="two revisions"):
-        fetch("alice/net@v1", "dev")
+        fetch("alice/net@v1", "dev", everything=True)
 
 
 def test_a_private_repository_with_a_token(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("bob/secret", ARTIFACT, private=True)
     with pytest.raises(HubError, match="is private and no token is there") as error:
-        fetch("bob/secret")
+        fetch("bob/secret", everything=True)
     assert "hf auth login" in error.value.hint
     monkeypatch.setenv("HF_TOKEN", "hf_alice_writes")
     with pytest.raises(HubError, match="not the token's to see"):
-        fetch("bob/secret")
+        fetch("bob/secret", everything=True)
     monkeypatch.setenv("HF_TOKEN", "hf_bob_writes")
-    assert content(fetch("bob/secret")) == ARTIFACT
+    assert content(fetch("bob/secret", everything=True)) == ARTIFACT
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,8 @@ def test_a_private_repository_with_a_token(hub: LocalHub, monkeypatch: pytest.Mo
         ("alice/gated", "download alice/gated: access to it has to be granted", "/alice/gated"),
         ("alice/other", "alice/other holds no network of pgnas: its config.json has no section 'pgnas'", ""),
         ("alice/none", "alice/none holds no network of pgnas: it has no config.json", ""),
+        ("alice/huge", "its config.json has 4194305 bytes, at most 4194304 are read", "that pgnas export made"),
+        ("alice/deep", "its config.json is not valid JSON: it is nested too deeply", "that pgnas export made"),
         ("alice/half", "alice/half holds no network of pgnas: it has no pgnas.safetensors", ""),
     ],
 )
@@ -87,9 +89,11 @@ def test_what_cannot_be_downloaded(hub: LocalHub, name: str, says: str, hint: st
     hub.add("alice/gated", ARTIFACT, gated=True)
     hub.add("alice/other", {"config.json": b"{}", "model.safetensors": b"theirs"})
     hub.add("alice/none", {"model.safetensors": b"theirs"})
+    hub.add("alice/huge", {"config.json": b" " * (2**22 + 1), "model.safetensors": b"theirs"})
+    hub.add("alice/deep", {"config.json": b"[" * 100_000, "model.safetensors": b"theirs"})
     hub.add("alice/half", {name: data for name, data in ARTIFACT.items() if name != "pgnas.safetensors"})
     with pytest.raises(HubError) as error:
-        fetch(name)
+        fetch(name, everything=True)
     assert says in str(error.value)
     assert hint in error.value.hint
     weights = [str(request) for request in hub.requests if "model.safetensors" in request.path]
@@ -98,7 +102,7 @@ def test_what_cannot_be_downloaded(hub: LocalHub, name: str, says: str, hint: st
 
 def test_a_download_that_breaks_off_is_resumed(hub: LocalHub) -> None:
     hub.fail("GET /storage/", kind="cut", times=1)
-    assert content(fetch("alice/net")) == ARTIFACT
+    assert content(fetch("alice/net", everything=True)) == ARTIFACT
 
 
 def test_a_download_that_never_ends_is_given_up(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +110,7 @@ def test_a_download_that_never_ends_is_given_up(hub: LocalHub, monkeypatch: pyte
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     hub.fail("GET /storage/", kind="silent")
     with pytest.raises(HubError, match=r"download alice/net: http://127.0.0.1:\d+ is silent"):
-        fetch("alice/net")
+        fetch("alice/net", everything=True)
     asked = Counter(request.path for request in hub.requests if "/storage/" in request.path)
     assert set(asked.values()) == {hub_client.ATTEMPTS}
 
@@ -139,39 +143,39 @@ def test_a_complete_snapshot_serves_without_a_hub(
     hub: LocalHub, monkeypatch: pytest.MonkeyPatch, how: str, name: str
 ) -> None:
     hub.repos["alice/net"].tags["v1"] = hub.repos["alice/net"].branches["main"]
-    folder = fetch(name)
+    folder = fetch(name, everything=True)
     gone(hub, monkeypatch, how)
-    assert fetch(name) == folder
-    assert fetch(f"alice/net@{folder.name}") == folder
+    assert fetch(name, everything=True) == folder
+    assert fetch(f"alice/net@{folder.name}", everything=True) == folder
 
 
 @pytest.mark.parametrize("how", GONE)
 @pytest.mark.parametrize("lacks", ["model.safetensors", "README.md", "everything"])
 def test_an_incomplete_snapshot_does_not(hub: LocalHub, monkeypatch: pytest.MonkeyPatch, how: str, lacks: str) -> None:
-    folder = fetch("alice/net")
+    folder = fetch("alice/net", everything=True)
     if lacks == "everything":
         shutil.rmtree(folder)
     else:
         (folder / lacks).unlink()
     gone(hub, monkeypatch, how)
     with pytest.raises(HubError, match=f"cannot download alice/net: .*{GONE[how]}"):
-        fetch("alice/net")
+        fetch("alice/net", everything=True)
 
 
 def test_what_is_refused_is_not_taken_from_the_cache(hub: LocalHub) -> None:
-    fetch("alice/net")
+    fetch("alice/net", everything=True)
     del hub.repos["alice/net"]
     with pytest.raises(HubError, match="does not exist"):
-        fetch("alice/net")
+        fetch("alice/net", everything=True)
 
 
 def test_the_programs_own_client_is_left_as_it_was(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import get_session, utils
 
     bars, xet, before = utils.are_progress_bars_disabled(), constants.HF_HUB_DISABLE_XET, type(get_session())
-    fetch("alice/net")
+    fetch("alice/net", everything=True)
     hub.fail(".", status=404, message="gone")
     with pytest.raises(HubError):
-        fetch("alice/net")
+        fetch("alice/net", everything=True)
     assert (utils.are_progress_bars_disabled(), constants.HF_HUB_DISABLE_XET) == (bars, xet)
     assert type(get_session()) is before is not hub_client._Client

@@ -12,13 +12,16 @@ from hub_server import LocalHub, use
 
 from pgnas_cli.errors import HubError, UsageError
 from pgnas_cli.export.hub import FILES, parse_repo
-from pgnas_cli.export.hub_push import compare, push
+from pgnas_cli.export.hub_push import compare, files_of, push
 from pgnas_cli.export.hub_target import PushOptions, default_name, find_destination
 
 NAMES = ("config.json", "model.safetensors", "pgnas.safetensors", "README.md", "architecture.png")
 CONFIG = json.dumps({"pgnas": {"candidate": {"id": "0123456789ab"}}}).encode()
 ARTIFACT = {"config.json": CONFIG, "model.safetensors": b"weights" * 30_000, "pgnas.safetensors": b"proof",
             "README.md": b"---\nlicense: mit\n---\nA card.", "architecture.png": b"picture"}  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("cards_as_they_stand")
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_what_the_storage_holds_is_not_sent_again(hub: LocalHub, folder: Path) -
 def test_a_long_listing_comes_in_pages(hub: LocalHub, folder: Path) -> None:
     push(folder, PushOptions("net"))
     hub.page = 2
-    assert set(compare(folder, find_destination(PushOptions("net"))).unchanged) == {*NAMES}
+    assert set(compare(files_of(folder), find_destination(PushOptions("net"))).unchanged) == {*NAMES}
 
 
 def test_the_token_goes_to_the_hub_alone(hub: LocalHub, folder: Path) -> None:

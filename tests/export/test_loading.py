@@ -205,6 +205,10 @@ def test_asking_for_shapes_leaves_modes_and_statistics_alone(network: ExportedNe
         ({"num_classes": 3, "features_only": True}, "exclude each other"),
         ({"out_indices": [0]}, "without features_only"),
         ({"features_only": True, "out_indices": [9]}, "out_indices has 9"),
+        ({"features_only": True, "out_indices": 9}, "out_indices=9: the network has"),
+        ({"features_only": True, "out_indices": 0}, "out_indices=0: the network has"),
+        ({"features_only": True, "out_indices": ()}, "out_indices is empty"),
+        ({"features_only": True, "out_indices": ["a"]}, "out_indices has 'a'"),
         ({"revision": "main"}, "which only a repository"),
     ],
 )
@@ -226,7 +230,7 @@ def test_a_repository_is_downloaded_and_not_taken_for_the_users_own(
 ) -> None:
     asked = []
 
-    def fetch(name: str, revision: str | None = None) -> Path:
+    def fetch(name: str, revision: str | None = None, *, everything: bool = False) -> Path:
         asked.append((name, revision))
         return artifact
 
@@ -245,6 +249,18 @@ def test_neither_a_folder_nor_a_repository(name: str, monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match="is no folder, and no repository") as caught:
         load(name)
     assert "user/repo" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["runs/exprt", "other/"])
+def test_a_folder_that_is_mistyped_is_not_asked_of_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr("pgnas_cli.export.hub.fetch", lambda *_, **__: pytest.fail("the Hub was asked"))
+    with pytest.raises(UsageError, match=f"^there is no folder {name}$") as caught:
+        load(name)
+    assert ("@main" in caught.value.hint) is (name == "runs/exprt")
 
 
 def test_masks_of_a_cell_whose_inputs_are_read_twice() -> None:

@@ -17,7 +17,8 @@ from hub_server import LocalHub, environment, use
 
 from pgnas_cli.__main__ import main
 from pgnas_cli.export.artifact import is_artifact
-from pgnas_cli.export.hub import fetch
+from pgnas_cli.export.card import card_for
+from pgnas_cli.export.hub import NEEDED, fetch
 from pgnas_cli.report.facts import Facts
 from pgnas_cli.run import RunDirectory, read_json
 
@@ -143,6 +144,18 @@ def test_the_hub_is_asked_before_the_export_begins(
     assert says in err
 
 
+def test_a_repository_of_another_kind_names_the_command_for_another(
+    hub: LocalHub, run: RunDirectory, exporting: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.add("alice/run", {"pytorch_model.bin": b"theirs"})
+    _, _, err = exporting("--tag", "v1")
+    command = f"pgnas export --run {run.path} --push-to-hub --repo-id USER/NAME --tag v1"
+    assert err.splitlines()[-1] == f"hint: name another repository; then: {command}"
+    assert main(shlex.split(command.replace("USER/NAME", "alice/mine"))[1:]) == 0
+    capsys.readouterr()
+    assert set(hub.repos["alice/mine"].tags) == {"v1"}
+
+
 @pytest.mark.parametrize("option", ["--repo-id a/b", "--private", "--public", "--branch x", "--tag x", "--dry-run"])
 def test_an_option_of_the_push_without_it(
     hub: LocalHub, exporting: Any, calls: list[dict[str, Any]], option: str
@@ -211,18 +224,18 @@ def test_a_dry_run_changes_nothing(
     there = "is there already" if token else "not compared: no token"
     assert rows["model.safetensors"] == there
     assert rows["README.md"] == ("would be sent" if token else there)
-    assert "hub" not in run.require("export")
+    assert run.require("export")["hub"]["name"] == "alice/run"  # what was pushed is still there
 
 
 def test_a_dry_run_in_json(hub: LocalHub, run: RunDirectory, exporting: Any) -> None:
     _, out, _ = exporting("--dry-run", "--json", "--private")
     document = json.loads(out)["dry_run"]
     assert (document["repo_id"], document["create"], document["private"]) == ("alice/run", True, True)
-    assert {file["name"]: file["bytes"] for file in document["files"]} == {
-        path.name: path.stat().st_size for path in run.export_path.iterdir()
-    }
+    card = card_for(run.export_path, "alice/run")
+    sizes = {path.name: path.stat().st_size for path in run.export_path.iterdir()} | {"README.md": len(card.encode())}
+    assert {file["name"]: file["bytes"] for file in document["files"]} == sizes
     assert all(file["upload"] for file in document["files"])
-    assert (document["remove"], document["card"]) == ([], (run.export_path / "README.md").read_text())
+    assert (document["remove"], document["card"]) == ([], card)
     assert hub.repos == {}
 
 
@@ -230,11 +243,17 @@ def test_a_dry_run_in_json(hub: LocalHub, run: RunDirectory, exporting: Any) -> 
 
 LOAD = """
 import sys
+from PIL import Image
 from safetensors.torch import load_file
+Image.effect_noise((31, 17), 90).convert("RGB").save("image.png")
 proof = load_file(sys.argv[1])
 images = proof["probe_images"]
-{snippet}
-print(float((logits - proof["probe_logits"]).abs().max().detach()))
+found = []
+{code}
+import huggingface_hub
+network = pgnas.load(huggingface_hub.snapshot_download("alice/run", revision="v1"))
+found.append(network(images))
+print([float((logits - proof["probe_logits"]).abs().max().detach()) for logits in found])
 """
 
 
@@ -256,15 +275,46 @@ def test_push_push_again_and_load_in_another_process(hub: LocalHub, run: RunDire
     before = hub.changing()
     second = json.loads(start(str(program), "export", "--run", "run", "--push-to-hub", "--tag", "v1", "--json"))
     assert (second["hub"]["uploaded"], hub.changing()) == ([], before)
-    snippet = "\n".join(line.strip() for line in first.splitlines()[-3:])
-    script = LOAD.format(snippet=snippet)
-    printed = start(sys.executable, "-c", script, str(run.export_path / "pgnas.safetensors"), HF_TOKEN="")
-    assert float(printed) <= 1e-5
+    printed = "\n".join(line.strip() for line in first.splitlines()[-3:])
+    card = hub.repos["alice/run"].files("main")["README.md"].data.decode()
+    snippets = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    code = "\n".join(
+        [printed, "found.append(logits)", *snippets[:2], "found.append(network.eval()(images))", snippets[2]]
+    )
+    shown = start(sys.executable, "-c", LOAD.format(code=code), str(run.export_path / "pgnas.safetensors"), HF_TOKEN="")
+    differences = json.loads(shown.splitlines()[-1])
+    assert len(differences) == 3
+    assert max(differences) <= 1e-5
+    verified = json.loads(start(str(program), "verify", "alice/run@v1", "--run", "run", "--json"))
+    names = [check["name"] for check in verified["checks"]]
+    assert {"timm = reloaded", "masked = compact", "downloaded = on the Hub", "downloaded = exported"} <= set(names)
+    assert verified["passed"] is True
     assert read_json(run.manifest_path)["stages"]["export"]["hub"]["revision"] == second["hub"]["revision"]
 
 
 def test_what_is_downloaded_is_what_was_exported(hub: LocalHub, run: RunDirectory, exporting: Any) -> None:
     exporting()
-    assert {path.name: path.read_bytes() for path in fetch("alice/run").iterdir()} == {
-        path.name: path.read_bytes() for path in run.export_path.iterdir()
-    }
+    there = {path.name: path.read_bytes() for path in fetch("alice/run", everything=True).iterdir()}
+    here = {path.name: path.read_bytes() for path in run.export_path.iterdir()}
+    assert there.pop("README.md").decode() == card_for(run.export_path, "alice/run") != here.pop("README.md").decode()
+    assert there == here
+
+
+def test_loading_downloads_what_it_needs(hub: LocalHub, exporting: Any) -> None:
+    exporting()
+    assert {path.name for path in fetch("alice/run").iterdir()} == set(NEEDED)
+
+
+def test_the_card_on_the_hub_speaks_of_its_place_there(hub: LocalHub, exporting: Any) -> None:
+    exporting("--branch", "small", "--repo-id", "lab/net")
+    card = hub.repos["lab/net"].files("small")["README.md"].data.decode()
+    for line in ('pgnas.load("lab/net@small")', '"hf-hub:lab/net@small"', "pgnas verify lab/net@small"):
+        assert line in card
+    assert "local-dir" not in card
+
+
+def test_a_card_that_was_edited_is_sent_as_it_stands(hub: LocalHub, run: RunDirectory, exporting: Any) -> None:
+    edited = run.export_path / "README.md"
+    edited.write_text(edited.read_text() + "\nMy own words.\n")
+    exporting()
+    assert hub.repos["alice/run"].files("main")["README.md"].data == edited.read_bytes()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pgnas_cli import compact as compaction
 from pgnas_cli.errors import RunError, UsageError
-from pgnas_cli.export.choice import choose
+from pgnas_cli.export.choice import Choice, choose
 from pgnas_cli.export.export import load_run_candidate
 from pgnas_cli.export.rounded import round_choice, rounded_candidates
 from pgnas_cli.export.rounding import input_places, round_candidate, round_inputs
@@ -168,6 +168,18 @@ def test_channels_that_are_one_are_of_one_class() -> None:
 
 
 # ---- of a run ----
+
+
+def test_rounding_that_cannot_give_what_was_asked_for_is_refused(run: RunDirectory) -> None:
+    winner = read_json(run.rank_path / "ranking.json")["winner"]
+    evaluator, found = load_run_candidate(run, winner)
+    with pytest.raises(UsageError, match="--round-to 100000 was given: no width of this network can be a multiple"):
+        round_choice(run, evaluator, choose(run, winner), 100_000)
+    larger, _ = round_choice(run, evaluator, choose(run, winner), 8)
+    assert larger.candidate.params > found.params
+    with pytest.raises(UsageError, match=f"--at allows {found.params:,}$") as caught:
+        round_choice(run, evaluator, Choice(found, "at", found.params), 8)
+    assert "leave room for rounding: --at " in caught.value.hint
 
 
 def test_a_rounded_candidate_is_scored_and_kept_in_the_run(run: RunDirectory) -> None:

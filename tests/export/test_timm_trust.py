@@ -34,7 +34,7 @@ def downloaded(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
         monkeypatch.setattr("timm.models._hub.download_from_hf", download)
         monkeypatch.setattr(timm_models, "download_from_hf", download)
-        monkeypatch.setattr(hub, "fetch", lambda name, revision=None: folder)
+        monkeypatch.setattr(hub, "fetch", lambda name, revision=None, **_: folder)
         return timm.create_model("hf-hub:user/net", pretrained=True, **options)
 
     return create

@@ -248,7 +248,7 @@ def test_a_download_is_what_the_hub_lists_and_what_was_exported(hub: LocalHub, c
 
 
 def test_a_download_that_was_changed_afterwards(hub: LocalHub) -> None:
-    snapshot, _ = locate("alice/net")
+    snapshot, _ = locate("alice/net", everything=True)
     (snapshot / "architecture.png").resolve().write_bytes(b"png")
     found = verify("alice/net@main")
     assert set(failed(found)) == {"files = listed", "downloaded = on the Hub"}
@@ -257,7 +257,7 @@ def test_a_download_that_was_changed_afterwards(hub: LocalHub) -> None:
 
 
 def test_a_snapshot_without_the_hub(hub: LocalHub, run: RunDirectory) -> None:
-    locate("alice/net")
+    locate("alice/net", everything=True)
     hub.fail("GET /api/models", status=500)
     found = verify("alice/net", run)
     assert "the snapshot in the cache was used" in found.skipped["downloaded = on the Hub"]

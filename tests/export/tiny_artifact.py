@@ -68,9 +68,9 @@ def tiny_installed(distribution: str = "pgnas 0") -> Iterator[None]:
         yield
 
 
-def whole(folder: Path, arch: str, plugin: str, img_size: int, seed: int) -> Files:
-    """Write an artifact of random weights and masks and return its files."""
-    spec = BuildSpec(arch, plugin, Inflation(), 3, 1, img_size, distribution="pgnas 0")
+def whole(folder: Path, arch: str, plugin: str, img_size: int, seed: int, *, width: float = 1.0) -> Files:
+    """Write an artifact of random weights and masks, found in a backbone so many times as wide; return its files."""
+    spec = BuildSpec(arch, plugin, Inflation(width=width), 3, 1, img_size, distribution="pgnas 0")
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -68,7 +68,7 @@ def set_key(path: Path, key: str, value: Any) -> None:
     [
         ("rank/ranking.json", "test_accuracy.value", None, "'test_accuracy.value' is missing", "pgnas rank --run"),
         ("rank/ranking.json", "winner", 3, "'winner' should be str", "--force"),
-        ("rank/ranking.json", "margin", float("nan"), "'margin' is nan", "--force"),
+        ("rank/ranking.json", "margin", float("nan"), "the number NaN is not finite", "--force"),
         ("rank/ranking.json", "looks", [3], "'looks[0]' should be dict", "--force"),
         ("run.json", "stages.train.data.sha256.test", None, "stages.train.data.sha256.test", "pgnas train --run"),
         ("run.json", "stages.sample.diversity", [], "'stages.sample.diversity' should be dict", "pgnas sample --run"),

@@ -76,7 +76,7 @@ def measured(networks: dict[str, nn.Module], family: str, seed: int, repeats: in
             for (runtime, arm), seconds in times.items():
                 low, median, high = (1e3 * value for value in quartiles(seconds))
                 ratios = [mine / its for mine, its in zip(seconds, times[runtime, REFERENCE], strict=True)]
-                of_plain = (statistics.median(ratios), *median_interval(ratios))
+                of_plain = (statistics.median(ratios), *median_interval(ratios)[:2])
                 values = [f"{value:.4g}" for value in (median, low, high, *of_plain)]
                 rows.append(dict(zip(TIMES, (family, seed, runtime, batch, arm, *values, repeats), strict=True)))
     return rows

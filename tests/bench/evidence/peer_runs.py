@@ -78,12 +78,14 @@ class Runs:
         save_network(run)
         trained, ranking = stages(run)["train"], ranking_of(run)
         selection, test = ranking["selection_accuracy"], ranking["test_accuracy"]
+        compared = ranking["candidates"] > 1  # one candidate is scored, for this row, and nothing is chosen
         return {
             "family": family, "arm": arm, "seed": seed, "params": ranking["params"], "macs": ranking["macs"],
             **errors(selection, test), "training_images": trained["images"],
             "training_macs": training_macs(trained, ranking["macs"]), "candidates": ranking["candidates"],
-            "ranking_images": ranking["images"], "train_seconds": round(trained["seconds"], 1),
-            "rank_seconds": round(ranking["seconds"], 1), "supernet_params": trained["params"], "epochs": self.epochs,
+            "ranking_images": ranking["images"] if compared else 0, "train_seconds": round(trained["seconds"], 1),
+            "rank_seconds": round(ranking["seconds"], 1) if compared else 0.0, "supernet_params": trained["params"],
+            "epochs": self.epochs,
         }  # fmt: skip
 
 

@@ -40,7 +40,8 @@ class SettledNetwork(CommittedNetwork):
 
     def __init__(self, backbone: nn.Module) -> None:
         nn.Module.__init__(self)
-        self.origins, self.backbone, self._gated = {}, backbone, frozenset()
+        self.origins, self._gated = {}, frozenset()
+        self.add_module("backbone", backbone)
 
 
 @dataclass

@@ -72,7 +72,7 @@ def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
     found = {(row["family"], row["arm"], row["seed"]): row for row in ledger.rows()}
     default, plain = (found.get((family, name, str(seed))) for name in ("default", "plain"))
     if default is None or plain is None:
-        raise SystemExit(f"{arm} needs the rows of plain and default of {family}, seed {seed}: name these arms too")
+        raise Failed(f"{arm} needs the rows of plain and default of {family}, seed {seed}: name these arms too")
     budget = int(default["training_macs"])
     if arm in PRUNED:
         from peer_pruned import pruned_row  # imports torch
