@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ from pgnas_cli.export.hub_client import ATTEMPTS, NoAnswerError, bounded, printa
 SIGN_IN = "hf auth login, or HF_TOKEN=... with a token of https://huggingface.co/settings/tokens that may write"
 UNREACHABLE = (NoAnswerError, httpx2.TransportError, OfflineModeIsEnabled)
 _CARD_IS_BAD = "Invalid metadata in README.md"  # huggingface_hub's words
+_CHANGES = re.compile(r"/repos/create$|/(commit|branch|tag)/")
 _KNOWN = (*UNREACHABLE, HfHubHTTPError, LocalTokenNotFoundError)
 
 
@@ -51,7 +53,10 @@ def explained(
         if isinstance(found, OSError) and found.filename is not None:  # a file on this machine
             raise
         message, hint = told(found, doing, repo_id)
-        said = "; ".join(part for part in (message, state()) if part)
+        stands = state()
+        if stands and _may_be_done(found):
+            stands += ", as far as is known: the last request was sent, and may have been carried out"
+        said = "; ".join(part for part in (message, stands) if part)
         fault = HubError(said, then(hint, again))
         fault.add_note(f"{type(found).__name__}: {printable(found)}")
         raise fault from None
@@ -70,6 +75,14 @@ def cause(error: BaseException) -> BaseException:
             return link
         link = link.__cause__ or link.__context__
     return error
+
+
+def _may_be_done(error: BaseException) -> bool:
+    """Whether a request that changes something on the Hub was sent, and only its answer is missing."""
+    link = error.__cause__ if isinstance(error, NoAnswerError) else error
+    if not isinstance(link, httpx2.TransportError) or isinstance(link, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return False
+    return link.request.method != "GET" and _CHANGES.search(link.request.url.path) is not None
 
 
 def unreachable(error: BaseException) -> bool:
