@@ -7,13 +7,13 @@ for the one that `pgnas inflate` chooses for small images; half of the inputs of
 seed. Tables: bytes of each file of the artifact in both layouts and with folded BatchNorms, beside the plain resnet50;
 seconds of `pgnas_cli.load` in a process that has loaded before, and in fresh ones, with the whole process; milliseconds
 of a batch of one and of --batch-size images. All networks of a table of latencies take turns in one series after three
-turns of warm-up: masked (the supernet with masks in its weights), the compact ones and the plain one in torch, the same
-but masked in ONNX Runtime. A ratio is that of a turn; medians and quartiles of --pairs turns. Plain over masked is the
-control: the same arithmetic with other weights.
+turns of warm-up: masked (the supernet with masks in its weights), the compact ones and the plain one, and all but the
+masked one in ONNX Runtime too. A ratio is that of a turn; medians and quartiles of --pairs turns. Plain over masked is
+the control: the same arithmetic with other weights.
 
 The exit code is 1 if the compact network (gather, as `pgnas export` writes it) takes more than 0.60 of the masked one's
-time at --batch-size. Cost: about 4 minutes on one core; with --stem auto, which keeps maps four times as high and wide,
-an hour.
+time at --batch-size. Cost: 6 to 10 minutes on one core beside other work; with --stem auto, which keeps maps four times
+as high and wide, about sixteen times that.
 """
 
 from __future__ import annotations

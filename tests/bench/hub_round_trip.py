@@ -15,7 +15,7 @@ pgnas_cli/export/hub_client.py, so that a silent Hub takes up to 93 s; these wai
 for an answer instead of 30 (the module's constant is set, `pgnas` is started by python -c); --only measures the faults
 whose name holds TEXT, without the first part.
 
-The exit code is 1 if anything is not as expected. Cost: about 15 minutes on two cores, 6 with --quick.
+The exit code is 1 if anything is not as expected. Cost: 13 minutes on two cores beside other work, less with --quick.
 """
 
 from __future__ import annotations

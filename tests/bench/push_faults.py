@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from commands import PGNAS
 
+from pgnas_cli.export.artifact import CARD
+from pgnas_cli.export.card import card_for
 from pgnas_cli.export.hub_client import ANSWER, ATTEMPTS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -211,7 +213,8 @@ def retry(hint: str, place: Path, hub: LocalHub, case: Case) -> str:
         return f"exit {done.returncode}: {done.stderr.splitlines()[-2:]}"
     pushed = json.loads((place / "run" / "run.json").read_text())["stages"]["export"]["hub"]
     there = hub.repos[pushed["repo_id"]].files(pushed["revision"])
-    same = all(there[name].data == data for name, data in content(place / "run" / "export").items())
+    local = content(place / "run" / "export") | {CARD: card_for(place / "run" / "export", pushed["repo_id"]).encode()}
+    same = all(there[name].data == data for name, data in local.items())
     tagged = pushed["tag"] is None or hub.repos[pushed["repo_id"]].find(pushed["tag"]) == pushed["revision"]
     return "yes" if same and tagged else "the files there are others"
 

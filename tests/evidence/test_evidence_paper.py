@@ -95,11 +95,11 @@ def test_table_3_compares_guided_with_what_the_paper_compares_it_with(tmp_path: 
 
 
 def test_table_4_says_whether_the_size_falls(tmp_path: Path) -> None:
-    sizes = dict(zip(TABLES["4"].arms, (190, 180, 120, 130), strict=True))
+    sizes = dict(zip(TABLES["4"].arms, (180, 120, 130), strict=True))
     rows = [arm_row(arm, seed, mean_params=size + seed) for arm, size in sizes.items() for seed in (0, 1)]
     lines = rendered(tmp_path, "4", rows)
-    assert claims(lines) == ["holds", "holds", "fails", "holds", "not shown"]
-    assert any(line.startswith("- **fails**: l2 / N = 0.01 finds") and "+0.05 ± 0.00" in line for line in lines)
+    assert claims(lines) == ["holds", "fails", "holds", "not shown"]
+    assert any(line.startswith("- **fails**: l2 / N = 0.001 finds") and "+0.05 ± 0.00" in line for line in lines)
     assert set(claims(rendered(tmp_path, "4", [row for row in rows if row["seed"] == 0]))) == {"open"}
 
 
@@ -133,9 +133,8 @@ def test_optimism_is_what_choosing_promises_and_does_not_keep(tmp_path: Path) ->
         "by_test_selection_error": 12.7, "by_test_test_error": 13.2, "correlation": 0.5,
     }  # fmt: skip
     lines = rendered(tmp_path, "optimism", [{"seed": seed, **row} for seed in (0, 1, 2)])
-    assert any(
-        line.startswith("| test | 12.70 | 13.20 | 13.20 / 13.20 / 13.20 | 0.30 | 0.80 | 0.50 |") for line in lines
-    )
+    picked = "| test | 12.70 | 13.20 | 13.20 / 13.20 / 13.20 | -1.00 ± 0.00 | 0.30 | 0.80 | 0.50 |"
+    assert any(line.startswith(picked) for line in lines)
     assert any(line.startswith("| selection | 12.00 | 14.20 |") for line in lines)
     assert claims(lines) == ["holds", "holds", "holds", "fails"]
 

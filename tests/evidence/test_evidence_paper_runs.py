@@ -15,6 +15,7 @@ sys.path[:0] = [str(BENCH / "evidence"), str(BENCH)]
 
 from commands import Stopped  # noqa: E402
 from paper_runs import Runs  # noqa: E402
+from paper_sample import numbers, whole  # noqa: E402
 
 MEAN = 120_000.4
 
@@ -105,11 +106,25 @@ def test_a_larger_sample_is_drawn_in_a_copy_without_baselines(tmp_path: Path) ->
 
 def test_l2_is_a_share_of_n(tmp_path: Path) -> None:
     recorder = Recorder()
-    Runs(options(tmp_path), recorder).made("l2-0.01", 0)  # type: ignore[arg-type]
-    assert "objective.l2=60.0" in recorder.calls[1]
+    Runs(options(tmp_path), recorder).made("l2-0.001", 0)  # type: ignore[arg-type]
+    assert "objective.l2=6.0" in recorder.calls[1]
 
 
 def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
     Runs(options(tmp_path), Recorder())  # type: ignore[arg-type]
     with pytest.raises(SystemExit, match="name another --out"):
         Runs(options(tmp_path, epochs=9), Recorder())  # type: ignore[arg-type]
+
+
+def test_table_6_ends_with_the_whole_sample() -> None:
+    assert numbers(1000) == [50, 150, 500, 1000]
+    assert numbers(500) == [50, 150, 500]
+    assert numbers(20) == [20]
+
+
+def test_histograms_are_there_when_the_last_bins_are() -> None:
+    rows = [{"what": "selection accuracy", "count": "4", "of": "4"}, {"what": "p", "count": "3", "of": "5"}]
+    assert not whole([])
+    assert not whole(rows[:1])
+    assert not whole(rows)
+    assert whole([*rows, {"what": "p", "count": "2", "of": "5"}])

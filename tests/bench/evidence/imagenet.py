@@ -14,8 +14,8 @@ from resnet50: rows of throughput.csv with their name, from
     python tests/bench/gate_overhead.py supnet-r50 supnet-d121 --image-size 224 --batch-size 64 --device cuda \\
         --layout channels_last --amp --compile
 
---measure-export adds what `pgnas export` takes for each of them on this machine's CPU (`imagenet_measure.py`): by their
-MACs, not measured, about four minutes on a quiet core.
+--measure-export adds what `pgnas export` takes for each of them on this machine's CPU (`imagenet_measure.py`): two to
+three minutes of a quiet core by estimate.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pgnas_cli.plugin import Inflation
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from commands import Commands
 
-CLASSES, IMAGES = 10, 2
+CLASSES, IMAGES = 2, 2
 """Of a folder of images, and of each class in each split."""
 
 
@@ -49,8 +49,13 @@ def counted(name: str, img_size: int) -> dict[str, int]:
 
 
 def export_seconds(arch: str, img_size: int) -> float:
-    """CPU seconds of `pgnas export` of a candidate, one thread."""
+    """CPU seconds of `pgnas export` of a candidate, one thread.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM ended it.
+    """
     pgnas = Commands()
+    pgnas.stop_at_signals()
     with tempfile.TemporaryDirectory() as name:
         data, run = Path(name) / "images", Path(name) / "run"
         random_folder(data, img_size)

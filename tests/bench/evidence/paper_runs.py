@@ -29,6 +29,8 @@ COLUMNS = (
 )  # fmt: skip
 """Of a table of arms. Errors are in percent, shares between 0 and 1; the winner's where nothing else is said."""
 KEY = ("arm", "seed")
+IN_THIS_PROCESS = threading.Lock()
+"""For networks that are built here: tracing one changes torch's modules for all threads while it lasts."""
 DIGITS = 4
 """Of what is written, behind the point."""
 
@@ -118,7 +120,7 @@ class Runs:
 
     def row(self, arm: str, seed: int) -> dict[str, Any]:
         """A run as the row of a table of arms; the run is made if it has to be."""
-        run = self.made(arm, seed)
+        run, setting = self.made(arm, seed), ARMS[arm]
         ranking, done = ranking_of(run), stages(run)
         spread, finetuned = ranking["distribution"], ranking.get("finetune", {})
         chosen = next(found for found in read_candidates(RunDirectory(run)) if found.id == ranking["winner"])
@@ -127,7 +129,8 @@ class Runs:
             "arm": arm, "seed": seed, **self.images(run), "candidates": ranking["candidates"],
             "test_error": error(ranking["test_accuracy"]["value"]),
             "selection_error": error(ranking["selection_accuracy"]["value"]),
-            "mean_selection_error": error(spread["mean"]), "std_selection_error": 100 * spread["std"],
+            "mean_selection_error": error(spread["mean"]),
+            "std_selection_error": None if setting.single else 100 * spread["std"],
             "params": ranking["params"], "supernet_params": done["train"]["params"], "macs": ranking["macs"],
             "mean_params": done["sample"]["params"]["mean"],
             "dropped_channels": 1 - chosen.kept_share(), "dropped_operations": len(chosen.dropped_operations()),
@@ -175,7 +178,8 @@ def leaderboard(run: Path) -> list[dict[str, Any]]:
 def channel_probabilities(run: Path) -> tuple[list[float], list[int]]:
     """(p of each group, its channels) after the training, of all layers."""
     found = RunDirectory(run)
-    p, gates = drop_probabilities(found), network_of(found).gates
+    with IN_THIS_PROCESS:
+        p, gates = drop_probabilities(found), network_of(found).gates
     return [q for name in gates for q in p[name]], [size for gate in gates.values() for size in gate.sizes]
 
 

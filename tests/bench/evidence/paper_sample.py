@@ -5,7 +5,6 @@ The evidence is made without choosing anything by it: no recipe, arm or setting 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +15,14 @@ import torch
 from commands import Stopped
 from paper_arms import BASE, BINS, FIGURES
 from paper_maths import correlation, counts, expected_best
-from paper_runs import Runs, channel_probabilities, error, leaderboard, ranking_of, rounded
+from paper_runs import IN_THIS_PROCESS, Runs, channel_probabilities, error, leaderboard, ranking_of, rounded
 
 from pgnas_cli import RunDirectory
 from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import read_candidates, sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator, Way
 from pgnas_cli.ranking.same_data import same_data
+from pgnas_cli.run import append_jsonl, read_jsonl, write_jsonl
 
 NUMBERS = (50, 150, 500, 1500, 5000, 10_000)
 IMAGES = ("epochs", "train_images", "selection_images", "test_images")
@@ -60,23 +60,25 @@ def test_scores(runs: Runs, run: Path, candidates: Sequence[Candidate], kept: Pa
     Raises:
         Stopped: the time is up.
     """
-    lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
-    found = {row["id"]: row for row in lines}
+    rows = read_jsonl(kept, whole_lines=True) if kept.is_file() else []
+    write_jsonl(kept, rows)  # without a line that a kill broke off
+    found = {row["id"]: row for row in rows}
     missing = [candidate for candidate in candidates if candidate.id not in found]
-    if missing:
-        opened, device, ranking = RunDirectory(run), torch.device(runs.options.device), ranking_of(run)
+    if not missing:
+        return found
+    opened, device, ranking = RunDirectory(run), torch.device(runs.options.device), ranking_of(run)
+    with IN_THIS_PROCESS:
         data = same_data(opened, data_dir=runs.options.data_dir)
         evaluator = Evaluator(sampled_supernet(opened, device), data, device, way=Way(**ranking["way"]))
         positions = data.readable("test").numpy()
-    for candidate in missing:
-        if runs.pgnas.stopped:
-            raise Stopped
-        started = time.perf_counter()
-        right, _ = evaluator.outcomes([candidate], "test", positions, lambda: None)
-        row = {"id": candidate.id, "correct": int(right.sum()), "n": right.size}
-        found[candidate.id] = {**row, "seconds": time.perf_counter() - started}
-        with kept.open("a") as file:
-            file.write(json.dumps(found[candidate.id]) + "\n")
+        for candidate in missing:
+            if runs.pgnas.stopped:
+                raise Stopped
+            started = time.perf_counter()
+            right, _ = evaluator.outcomes([candidate], "test", positions, lambda: None)
+            row = {"id": candidate.id, "correct": int(right.sum()), "n": right.size}
+            found[candidate.id] = {**row, "seconds": time.perf_counter() - started}
+            append_jsonl(kept, found[candidate.id])
     return found
 
 

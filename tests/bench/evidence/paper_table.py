@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paper_arms import ARMS, BASE, FILES, FREE, L2_SHARES, NETWORK, STRONG, TABLES, TAU, l2_arm
+from paper_arms import ARMS, BASE, FILES, FREE, FREE_SHARE, L2_SHARE, L2_SHARES, NETWORK, TABLES, TAU, l2_arm
 from table import (
     Claim,
     Column,
@@ -36,14 +36,12 @@ PUBLISHED_3 = {
 """Error on CIFAR-10, %: M, and in brackets MI / EI / E."""
 PUBLISHED_7 = {"M": (0.18, 0.10), "MI": (0.44, 0.26), "E": (0.33, 0.19), "EI": (0.29, 0.21)}
 """Supernet -> dropped share of channels and of operations."""
-PUBLISHED_CONSTANT_L2 = {l2_arm(STRONG): "14.28", "constant-l2-free": "17.41"}
+PUBLISHED_CONSTANT_L2 = {FREE: "14.28", "constant-l2-free": "17.41"}
 """Error on CIFAR-100, %; no target."""
 TUNED = ", fine-tuned"
-COMMON = f"""
-The recipe `posterior` on {NETWORK}, gray images of Fashion-MNIST at 14x14; the arms of a table differ in what it names
-and in nothing else. The best of the candidates on the selection images is scored once on the test images. Sizes are
-shares of the supernet's parameters.
-"""
+COMMON = f"""Fashion-MNIST at 14x14, {NETWORK}, recipe `posterior`: arms differ in what the table names and in nothing
+else. The best candidate on the selection images is scored once on the test images. Sizes are shares of the supernet's
+parameters."""
 
 
 # ---- rows ----
@@ -106,7 +104,7 @@ class AboveZero(Claim):
 
     def judged(self, lines: Lines) -> tuple[str, Difference | None]:
         rows = lines.get(self.line, [])
-        zeros = [{**row, self.column: "0"} for row in rows if row.get(self.column)]
+        zeros: list[Row] = [{**row, self.column: "0"} for row in rows if row.get(self.column)]
         return Claim(self.text, self.column, self.line, ("zero",), larger=True).judged({**lines, ("zero",): zeros})
 
 
@@ -152,7 +150,7 @@ def arm_table(
         return arms.index(key[0])
 
     return Table(
-        title, f"{COMMON.strip()} {about.strip()}", rows_of(name, change), ("arm",),
+        title, f"{COMMON}\n\n{about.strip()}", rows_of(name, change), ("arm",),
         tuple(columns) or arm_columns(name, base, published), tuple(claims), order,
     )  # fmt: skip
 
@@ -180,9 +178,9 @@ def with_tuned(row: Row) -> list[Row]:
 TABLE_3 = arm_table(
     "3", "The paper's Table 3: guided against uniform candidates, with and without fine-tuning",
     """
-Guided is held at half of the supernet's parameters (in the paper the priors decide: 0.46 to 0.82 of them). The uniform
-supernet is trained and drawn at the constant rate whose expected size is the guided candidates' mean size. Fine-tuning
-trains the winner alone for more epochs, at a tenth of the rate: on images that the others do not see.
+Guided is held at half of the supernet's parameters; in the paper the priors decide (0.46 to 0.82 of them), as in the
+last row. The uniform supernet is trained and drawn at the constant rate whose expected size is the guided candidates'
+mean size. Fine-tuning goes on with the winner alone, at a tenth of the rate, for epochs that the others do not have.
 Published: error on CIFAR-10, %, of supernet M, in brackets MI / EI / E.
     """,
     (
@@ -209,7 +207,10 @@ def by_l2() -> list[Claim]:
 
 TABLE_4 = arm_table(
     "4", "The paper's Table 4: the weight prior decides error and size",
-    "No target: the priors decide the size. N is ten times the training images, as in the paper's CIFAR runs.",
+    """
+No target: the priors decide the size. N is ten times the training images, as in the paper's CIFAR runs, whose l2 / N is
+1e-4 (M), 3e-4 (MI) and 5e-3 (MI on CIFAR-100).
+    """,
     by_l2(), base=FREE,
 )  # fmt: skip
 
@@ -255,22 +256,23 @@ inputs; *certain*: of gated convolutions with p > 0.95, which the paper counts. 
 
 CONSTANT_L2 = arm_table(
     "l2", "The ablation of the paper's Table 2: a constant l2",
-    """
+    f"""
 `--set objective.constant_l2=true` takes the factor (1 - p) out of the weight prior. Held at half of the supernet's
-parameters, and without a target as in the paper, where the sizes differ too. Published: error on CIFAR-100, %.
+parameters, l2 / N = {L2_SHARE:g}; and without a target as in the paper, l2 / N = {FREE_SHARE:g}, where the sizes differ
+too. Published: error on CIFAR-100, %.
     """,
     (
-        less("no target: guided errs less than constant l2 (published: 14.28 and 17.41)", l2_arm(STRONG),
-             "constant-l2-free"),
-        less("no target: guided finds smaller candidates than constant l2 (not published)", l2_arm(STRONG),
-             "constant-l2-free", "mean_share"),
+        less("no target: guided errs less than constant l2 (published: 14.28 and 17.41)", FREE, "constant-l2-free"),
+        less("no target: guided finds smaller candidates than constant l2 (not published)", FREE, "constant-l2-free",
+             "mean_share"),
         less("at one size: guided errs less than constant l2 (published without a target)", BASE, "constant-l2"),
     ),
     published=PUBLISHED_CONSTANT_L2,
 )  # fmt: skip
 
 ARCHITECTURE_PRIOR = arm_table(
-    "u0", "Open in the paper: the architecture prior u0", "No target: the priors decide the size.",
+    "u0", "Open in the paper: the architecture prior u0",
+    f"No target: the priors decide the size, with l2 / N = {FREE_SHARE:g}.",
     (
         less("u0 = 0.7 finds smaller candidates than u0 = 0.3", "u0-0.7", "u0-0.3", "mean_share"),
         more("u0 = 0.7 errs more than u0 = 0.3", "u0-0.7", "u0-0.3"),

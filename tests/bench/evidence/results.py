@@ -3,7 +3,8 @@
     python tests/bench/evidence/results.py [--check]
 
 A second at most. --check writes nothing: exit status 1 if RESULTS.md is not what would be written. A table is a
-description (table.py) in a module of its own, named here in TABLES.
+description (table.py) in a module of its own, or a section that is no table of claims (section.py), named here in
+TABLES.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from growth_page import GROWTH  # noqa: E402
+from imagenet import IMAGENET  # noqa: E402
 from ledger import RESULTS  # noqa: E402
+from paper_sample_table import PAPER  # noqa: E402
 from peers_table import PEERS  # noqa: E402
+from section import Section  # noqa: E402
 from table import CONFIDENCE, FAILS, HOLDS, NOT_SHOWN, OPEN, Table  # noqa: E402
 
 PAGE = HERE / "RESULTS.md"
-TABLES: tuple[Table, ...] = (PEERS,)
+TABLES: tuple[Table | Section, ...] = (PEERS, *PAPER, GROWTH, IMAGENET)
 HEADER = f"""# Results
 
 Written by `python tests/bench/evidence/results.py` from the files in `results/`; not by hand.
@@ -32,7 +37,7 @@ A row of those files is one run with one seed. Differences are between runs of t
 **{OPEN}**. Nothing is corrected for the number of claims."""
 
 
-def page(folder: Path, tables: tuple[Table, ...] = TABLES) -> str:
+def page(folder: Path, tables: tuple[Table | Section, ...] = TABLES) -> str:
     """RESULTS.md of the CSV files of a folder."""
     summary = ["| table | " + " | ".join((HOLDS, NOT_SHOWN, FAILS, OPEN)) + " |", "|---" * 5 + "|"]
     for table in tables:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from table import Claim
+
 
 @dataclass(frozen=True)
 class Section:
@@ -14,9 +16,13 @@ class Section:
     Args:
         title: its heading.
         render: the folder of results -> the section, from its files alone.
-        claims: none is judged here.
+        claims: none.
     """
 
     title: str
     render: Callable[[Path], str]
-    claims: tuple[()] = ()
+    claims: tuple[Claim, ...] = ()
+
+    def judged(self, folder: Path) -> list[tuple[str, Claim]]:
+        """(verdict, claim) of every claim: there is none."""
+        return []
