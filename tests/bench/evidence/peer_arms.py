@@ -71,7 +71,7 @@ ARMS = {
     "posterior": Arm(
         "PGNAS, sampled", "supernet", ("--recipe", "posterior", "--target-params", TARGET), MANY, BEST
     ),
-    "paper": Arm("PGNAS, published recipe", "supernet", PAPER, MANY, BEST),
+    "paper": Arm("PGNAS, published recipe, at the size it finds", "supernet", PAPER, MANY, BEST),
     "paper-target": Arm(
         "PGNAS, published recipe with a target", "supernet", (*PAPER, "--target-params", TARGET), MANY, BEST
     ),
