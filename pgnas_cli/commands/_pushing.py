@@ -78,8 +78,11 @@ def render_pushed(pushed: Pushed) -> None:
     if pushed.removed:
         changed.append(f"{', '.join(pushed.removed)} removed")
     nothing = not pushed.uploaded and not pushed.removed
-    said = "nothing to do: every file is there already" if nothing else ", ".join(changed)
-    console.line(f"{pushed.url}: {'made, ' if pushed.created else ''}{said}; commit {pushed.revision[:8]}")
+    if nothing:
+        changed = ["every file is there already" if pushed.tagged else "nothing to do: every file is there already"]
+    if pushed.tagged:
+        changed.append(f"tag {pushed.tag} set")
+    console.line(f"{pushed.url}: {'made, ' if pushed.created else ''}{', '.join(changed)}; commit {pushed.revision[:8]}")
     for line in snippet(pushed.name):
         console.line(f"    {line}")
 

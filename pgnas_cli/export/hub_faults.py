@@ -141,7 +141,7 @@ def _silence(error: BaseException) -> str:
             return f"{where} is silent: nothing was sent or taken for {_waited(error):g} s"
         case httpx2.ConnectError():
             return f"{where} cannot be reached: {printable(error)}"
-    return f"the connection to {where} broke: {printable(error) or type(error).__name__}"
+    return f"the connection to {where} broke: {printable(error).rstrip('.') or type(error).__name__}"
 
 
 def _waited(error: httpx2.TimeoutException) -> float:

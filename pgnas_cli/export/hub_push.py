@@ -48,6 +48,7 @@ class Pushed:
         branch, tag: as asked for.
         uploaded, unchanged, removed: names of files.
         created: whether the repository was made.
+        tagged: whether the tag was set; False where it was there already, on this commit.
     """
 
     repo_id: str
@@ -60,6 +61,7 @@ class Pushed:
     unchanged: tuple[str, ...]
     removed: tuple[str, ...]
     created: bool
+    tagged: bool
 
 
 Content = Path | bytes
@@ -163,8 +165,9 @@ def _push(folder: Path, options: PushOptions, destination: Destination, progress
         if changes:
             head = _commit(api, files, destination, changes, head, progress)
             stands = f"the network is there as commit {head[:8]}, without the tag"
-        if options.tag is not None and destination.tagged is None:
-            api.create_tag(repo_id, tag=options.tag, revision=head)
+        new_tag = options.tag if destination.tagged is None else None
+        if new_tag is not None:
+            api.create_tag(repo_id, tag=new_tag, revision=head)
     assert head is not None
     label = options.tag or (branch if branch != MAIN else None)
     return Pushed(
@@ -178,6 +181,7 @@ def _push(folder: Path, options: PushOptions, destination: Destination, progress
         changes.unchanged,
         changes.remove,
         created=not destination.exists,
+        tagged=new_tag is not None,
     )
 
 

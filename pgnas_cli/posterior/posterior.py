@@ -5,6 +5,7 @@ Shape suffixes: K channels of one layer, G its gate groups.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,8 +41,23 @@ class LayerPosterior:
         return sum(self.sizes)
 
     def per_channel(self) -> NDArray[np.float64]:
-        """[K] drop probability of each channel."""
-        return np.repeat(self.drop_prob, self.sizes)
+        """[K] drop probability of each channel; read-only."""
+        return self._tables[0]
+
+    def log_prob(self, mask: NDArray[np.bool_]) -> float:
+        """Log-probability of one layer's [K] mask in nats, sum of m log(1-p) + (1-m) log p."""
+        _, log_keep, log_drop = self._tables
+        return float(np.where(mask, log_keep, log_drop).sum())
+
+    @functools.cached_property
+    def _tables(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """[K] p, log(1-p) and log p: the same for every candidate."""
+        p = np.repeat(self.drop_prob, self.sizes)
+        with np.errstate(divide="ignore"):
+            found = p, np.log1p(-p), np.log(p)
+        for table in found:
+            table.setflags(write=False)
+        return found
 
 
 class Posterior(Mapping[str, LayerPosterior]):
@@ -97,9 +113,4 @@ class Posterior(Mapping[str, LayerPosterior]):
 
     def log_prob(self, masks: Masks) -> float:
         """Log-probability of the masks in nats, sum of m log(1-p) + (1-m) log p; -inf if they are impossible."""
-        total = 0.0
-        for name, layer in self._layers.items():
-            p = layer.per_channel()
-            with np.errstate(divide="ignore"):
-                total += float(np.where(masks[name], np.log1p(-p), np.log(p)).sum())
-        return total
+        return sum(layer.log_prob(masks[name]) for name, layer in self._layers.items())

@@ -69,7 +69,7 @@ def test_what_a_push_prints_and_writes_down(hub: LocalHub, run: RunDirectory, ex
     assert (code, commit is not None) == (0, True)
     address = f"{hub.url}/alice/run/tree/v1"
     assert out.splitlines()[-4:] == [
-        f"{address}: made, 5 files uploaded, 0 unchanged; commit {commit[:8]}",
+        f"{address}: made, 5 files uploaded, 0 unchanged, tag v1 set; commit {commit[:8]}",
         "    import pgnas_cli as pgnas",
         '    network = pgnas.load("alice/run@v1")',
         "    logits = network(images)",
@@ -98,6 +98,11 @@ def test_json_and_the_second_push(hub: LocalHub, run: RunDirectory, exporting: A
     code, out, _ = exporting("--repo-id", "lab/net", "--branch", "dev")
     assert (code, hub.changing()) == (0, before)
     assert f"lab/net/tree/dev: nothing to do: every file is there already; commit {pushed['revision'][:8]}" in out
+    _, out, _ = exporting("--repo-id", "lab/net", "--branch", "dev", "--tag", "v1")
+    assert f"every file is there already, tag v1 set; commit {pushed['revision'][:8]}" in out
+    assert "nothing to do" not in out
+    _, out, _ = exporting("--repo-id", "lab/net", "--branch", "dev", "--tag", "v1")
+    assert "nothing to do" in out
 
 
 def test_an_export_without_a_push_asks_nobody_and_forgets_the_last(
