@@ -82,7 +82,8 @@ def render_pushed(pushed: Pushed) -> None:
         changed = ["every file is there already" if pushed.tagged else "nothing to do: every file is there already"]
     if pushed.tagged:
         changed.append(f"tag {pushed.tag} set")
-    console.line(f"{pushed.url}: {'made, ' if pushed.created else ''}{', '.join(changed)}; commit {pushed.revision[:8]}")
+    made = ["made"] if pushed.created else []
+    console.line(f"{pushed.url}: {', '.join(made + changed)}; commit {pushed.revision[:8]}")
     for line in snippet(pushed.name):
         console.line(f"    {line}")
 

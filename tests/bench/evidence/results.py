@@ -23,10 +23,11 @@ from ledger import RESULTS  # noqa: E402
 from paper_sample_table import PAPER  # noqa: E402
 from peers_table import PEERS  # noqa: E402
 from section import Section  # noqa: E402
+from study_table import FOUND_PLAIN, STUDY  # noqa: E402
 from table import CONFIDENCE, FAILS, HOLDS, NOT_SHOWN, OPEN, Table  # noqa: E402
 
 PAGE = HERE / "RESULTS.md"
-TABLES: tuple[Table | Section, ...] = (PEERS, *PAPER, GROWTH, IMAGENET)
+TABLES: tuple[Table | Section, ...] = (PEERS, STUDY, FOUND_PLAIN, *PAPER, GROWTH, IMAGENET)
 HEADER = f"""# Results
 
 Written by `python tests/bench/evidence/results.py` from the files in `results/`; not by hand.

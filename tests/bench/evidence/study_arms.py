@@ -5,11 +5,8 @@ Fashion-MNIST, 10 000 training images at 14x14, 24 epochs unless an arm says oth
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent / "evidence"))
 from peer_arms import FAMILIES, ONE
 
 EPOCHS, BATCH, IMAGES, SIDE = 24, 128, 10_000, 14
@@ -74,9 +71,12 @@ ARMS = {
     ),
     "2x12d": Arm("commit", "shakeshake26_2x12d", FOUND),
     "2x8d": Arm("commit", "shakeshake26_2x8d", FOUND),
-    "macs": Arm("commit, target the plain network's MACs", WIDE, SAME_MACS),
+    "macs": Arm("commit, target the plain network's MACs instead of its parameters", WIDE, SAME_MACS),
+    "macs-anneal": Arm(
+        "the same, temperature 1 to 0.2", WIDE, SAME_MACS + annealed(1, 0.2)
+    ),
     "macs-44": Arm(
-        "the same, 44 epochs instead of 24, commit after 5", WIDE, SAME_MACS + changed("commit.at=0.114"), 44
+        "the same, 44 epochs, commit after 5", WIDE, SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44
     ),
     "resnet": Arm("default recipe", RESNET.supernet, FOUND_RESNET, base="resnet"),
     "resnet-plain": Arm("plain", RESNET.plain, PLAIN, sample=ONE, base="resnet"),

@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from commands import Commands, Failed, Stopped
+from ledger import RESULTS, Ledger
+from peer_runs import training_macs
 from study_arms import ARMS, BATCH, EPOCHS, IMAGES, SIDE
 
-sys.path.insert(0, str(Path(__file__).parent / "evidence"))
-from ledger import RESULTS, Ledger
-
-EVIDENCE = Path(__file__).parent / "evidence"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(EVIDENCE / "zoo"), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent / "zoo"), os.environ.get("PYTHONPATH")])
+)
 Row = dict[str, Any]
 """Column -> value of a row."""
 PROTOCOL = f"Fashion-MNIST, {IMAGES} images at {SIDE}x{SIDE}"
@@ -136,14 +137,15 @@ class Runs:
             "arm": arm, "seed": seed, "params": ranking["params"], "macs": ranking["macs"],
             "selection_accuracy": ranking["selection_accuracy"]["value"],
             "selection_images": ranking["selection_accuracy"]["n"], "candidates": ranking["candidates"],
-            "epochs": trained["epochs"], "seconds": round(trained["seconds"], 1), "device": trained["device"],
+            "epochs": trained["epochs"], "training_macs": training_macs(trained, ranking["macs"]),
+            "seconds": round(trained["seconds"], 1), "device": trained["device"],
             **self.extra(trained, ranking),
         }  # fmt: skip
 
 
 COMMON: dict[str, Callable[[str], Any]] = {
     "arm": str, "seed": int, "params": int, "macs": int, "selection_accuracy": float, "selection_images": int,
-    "candidates": int, "epochs": int, "seconds": float, "device": str,
+    "candidates": int, "epochs": int, "training_macs": int, "seconds": float, "device": str,
 }  # fmt: skip
 """Column -> type of what `Runs.made` gives of every run."""
 

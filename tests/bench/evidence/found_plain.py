@@ -1,12 +1,12 @@
 """The winner of study.py against the plain network, on the test split: Fashion-MNIST, the same epochs and images.
 
-    python tests/bench/found_plain.py --data-dir DIR --out DIR [--arms plain commit] [--seeds 3 4 5] [--jobs 1]
+    python tests/bench/evidence/found_plain.py --data-dir DIR --out DIR [--arms plain commit] [--seeds 3 4 5] [--jobs 1]
         [--device cpu] [--epochs 24] [--minutes M] [--results DIR]
 
 The protocol and the arms are those of study.py, the seeds others: arms are chosen there, on the selection split, and
-the chosen one is scored here, on the 10 000 test images, once. The first of --arms is what the others are compared
-with. A run adds a row to found_plain.csv in --results: its arm and seed, parameters, MACs, selection accuracy, test
-accuracy with its 95 % Wilson interval, the seconds of the training. What has a row is not run again; SIGINT, SIGTERM
+the chosen one is scored here, on the 10 000 test images, once. A run adds a row to found_plain.csv in --results: its
+arm and seed, parameters, MACs, selection accuracy, test accuracy with its 95 % Wilson interval, the seconds of the
+training. What has a row is not run again; SIGINT, SIGTERM
 and --minutes end it as they end study.py. The data folder holds FashionMNIST/raw as torchvision expects it.
 """
 
@@ -17,7 +17,7 @@ import platform
 import torch
 from study_arms import ARMS, BATCH
 from study_runs import COMMON, PROTOCOL, Ledger, Row, Runs, options_of
-from study_table import table
+from study_table import FOUND_PLAIN
 
 TYPES = {**COMMON, "test_accuracy": float, "test_low": float, "test_high": float, "test_images": int}
 
@@ -38,8 +38,7 @@ def main() -> int:
     runs = Runs(options, ledger, TYPES, test_columns)
     print(f"{platform.platform()}, python {platform.python_version()}, torch {torch.__version__}")
     runs.all_of(options.arms)
-    first = options.arms[0]
-    print(table(runs.rows(), options.arms, "test", lambda arm: first, first))
+    print(FOUND_PLAIN.render(options.results))
     return runs.exit_status()
 
 
