@@ -57,6 +57,7 @@ ARMS = {
     "batch": Arm("commit, noise per batch", WIDE, FOUND + changed("objective.noise=batch")),
     "anneal": Arm("commit, temperature 1 to 0.2", WIDE, FOUND + annealed(1, 0.2)),
     "harden": Arm("commit, temperature 0.2 to 0.05", WIDE, FOUND + changed("annealing.temperature_end=0.05")),
+    "anneal-harden": Arm("commit, temperature 1 to 0.05", WIDE, FOUND + annealed(1, 0.05)),
     "nowarm": Arm("commit, noise from the first step", WIDE, FOUND + changed("annealing.warmup=0")),
     "glr03": Arm("commit, gates at a rate of 0.03", WIDE, [*FOUND, "--gate-lr", "0.03"]),
     "glr-sgd": Arm("commit, gates under SGD", WIDE, [*FOUND, "--gate-optimizer", "sgd"]),
