@@ -15,7 +15,7 @@ sys.path[:0] = [str(EVIDENCE), str(EVIDENCE.parent), str(EVIDENCE / "zoo")]
 
 from commands import Stopped  # noqa: E402
 from peer_magnitude import magnitude_masks  # noqa: E402
-from peer_runs import errors, training_macs  # noqa: E402
+from peer_runs import cheaper_epochs, errors, training_macs  # noqa: E402
 from peer_training import Continuation, Progress, SettledNetwork, macs_of, params_of  # noqa: E402
 
 import pgnas_cli as pgnas  # noqa: E402
@@ -57,6 +57,15 @@ def test_macs_of_a_training() -> None:
     dense = {"images": 1000, "epochs": 10, "macs": 50, "soft": None}
     assert training_macs(dense, 7) == 3 * 1000 * 50
     assert training_macs({**dense, "soft": {"epoch": 2}}, 7) == 3 * (200 * 50 + 800 * 7)
+
+
+def test_a_smaller_network_is_trained_longer_at_the_same_cost() -> None:
+    """22 M in the search: 2 of 10 epochs at 8 M cost as much as 2 of 18 at 4 M."""
+    epochs = cheaper_epochs(10, 2, 8, 4)
+    assert epochs == 18
+    ours = {"images": 1000 * 10, "epochs": 10, "macs": 22, "soft": {"epoch": 2}}
+    longer = {"images": 1000 * epochs, "epochs": epochs, "macs": 22, "soft": {"epoch": 2}}
+    assert training_macs(ours, 8) == training_macs(longer, 4)
 
 
 def test_errors_of_accuracies() -> None:

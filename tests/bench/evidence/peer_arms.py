@@ -39,7 +39,8 @@ class Arm(NamedTuple):
     Args:
         what: half a line for the table.
         network: "supernet" or "plain".
-        train: options of `pgnas train`; TARGET stands for the plain network's parameters.
+        train: options of `pgnas train`; TARGET stands for the plain network's parameters, TARGET_MACS for its MACs,
+            COMMIT for a commit after as many epochs as the default recipe's.
         sample: options of `pgnas sample`; CANDIDATES stands for their number.
         rank: options of `pgnas rank`.
     """
@@ -51,7 +52,7 @@ class Arm(NamedTuple):
     rank: tuple[str, ...] = ()
 
 
-TARGET, CANDIDATES = "TARGET", "CANDIDATES"
+TARGET, TARGET_MACS, COMMIT, CANDIDATES = "TARGET", "TARGET_MACS", "COMMIT", "CANDIDATES"
 ONE = ("-n", "1", "--strategy", "uniform")
 MANY = ("-n", CANDIDATES)
 BEST = ("--recalibrate", str(RECALIBRATE))
@@ -65,6 +66,10 @@ ARMS = {
     "default": Arm("PGNAS, default recipe", "supernet", ("--target-params", TARGET)),
     "full": Arm("full supernet, trained without drops", "supernet", ("--fixed-drop", "0"), ONE),
     "plain-equal": Arm("plain network, as many epochs as the default's MACs", "plain", ("--fixed-drop", "0"), ONE),
+    "default-macs": Arm(
+        "PGNAS, default recipe, target the plain network's MACs, inside the default's MACs", "supernet",
+        ("--target-macs", TARGET_MACS, "--set", COMMIT),
+    ),
     "uniform": Arm(
         "uniform sampling", "supernet", ("--fixed-drop", TARGET), (*MANY, "--strategy", "uniform"), BEST
     ),
@@ -84,8 +89,8 @@ PRUNED = {
 }
 """Arms that are trained on after pruning (peer_pruned.py) -> half a line for the table."""
 ORDER = (
-    "default", "plain", "plain-equal", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned", "uniform",
-    "posterior", "paper", "paper-target", "full",
+    "default", "plain", "plain-equal", "default-macs", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned",
+    "uniform", "posterior", "paper", "paper-target", "full",
 )  # fmt: skip
 WHAT = {arm: PRUNED[arm] if arm in PRUNED else ARMS[arm].what for arm in ORDER}
 """Arm -> half a line for the table, in the order in which arms are run and shown."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,16 @@ class Runs:
         if "rank" not in stages(run):
             self.pgnas("rank", *rank, "--seed", seed, "--data-dir", self.data_dir, "--device", "cpu", "--run", run)
 
-    def row(self, family: str, arm: str, seed: int, epochs: int) -> Row:
+    def row(self, family: str, arm: str, seed: int, epochs: int, meant: Mapping[str, object] | None = None) -> Row:
         """Make an arm of ARMS; its row.
 
         Args:
             family, arm, seed: which.
             epochs: of its training.
+            meant: word of the arm's options -> what it stands for, beside TARGET and CANDIDATES.
         """
         nets, (_, network, *options), run = FAMILIES[family], ARMS[arm], self.folder(family, arm, seed)
-        meant = {TARGET: nets.target, CANDIDATES: self.candidates}
+        meant = {TARGET: nets.target, CANDIDATES: self.candidates, **(meant or {})}
         train, sample, rank = (tuple(meant.get(word, word) for word in words) for words in options)
         self.trained(run, nets.plain if network == "plain" else nets.supernet, seed, epochs, train)
         self.ranked(run, seed, sample, rank)
@@ -108,6 +110,16 @@ def training_macs(trained: Row, macs: int) -> int:
     per_epoch, soft = trained["images"] // trained["epochs"], trained["soft"]
     dense = trained["epochs"] if soft is None else soft["epoch"]
     return int(PASSES * per_epoch * (dense * trained["macs"] + (trained["epochs"] - dense) * macs))
+
+
+def cheaper_epochs(epochs: int, searched: int, macs: int, fewer: int) -> int:
+    """Epochs, of which as many search, that cost as much with a smaller network after the search.
+
+    Args:
+        epochs, searched: in all, and of the search.
+        macs, fewer: multiply-adds of the network that comes out, and of the smaller one.
+    """
+    return searched + round((epochs - searched) * macs / fewer)
 
 
 def save_network(run: Path) -> None:

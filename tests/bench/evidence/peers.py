@@ -21,11 +21,12 @@ shake-shake 2x16d (735 k parameters) beside the plain 2x6d (106 k), and ResNet-2
                        N 5e5) under SGD, held at the target; best of n candidates
     paper              the same at the size that it finds: the published recipe knows no target
     plain-equal        the plain network for as many epochs as have the multiply-adds of the default's training
+    default-macs       the default recipe with the plain network's MACs as the target, after a search as long
     magnitude          a fifth of the epochs dense, the smallest ||W_k|| masked, trained on
     tp-group-norm, tp-taylor    a fifth of the epochs dense, Torch-Pruning in ten stages, trained on
     uniform-finetuned  a fifth of the epochs at the constant rate, best of n candidates, trained on
 
-The last five have the multiply-adds of the default's training, from its row: a cheaper network sees more images. What
+The last six have the multiply-adds of the default's training, from its row: a cheaper network sees more images. What
 the fine print of pruning is stands in peer_pruned.py, peer_training.py, peer_magnitude.py and peer_torch_pruning.py.
 The supernets of full, uniform, posterior and paper cost about twice the default's multiply-adds. Candidates are ranked
 by `pgnas rank` on the selection images (100 of them race, within 15 % of the images of an exhaustive ranking), with
@@ -60,15 +61,17 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE / "zoo"), os.e
 
 from commands import Commands, Failed, Stopped  # noqa: E402
 from ledger import RESULTS, Ledger  # noqa: E402
-from peer_arms import ARMS, COLUMNS, FAMILIES, ORDER, PASSES, PRUNED, Row  # noqa: E402
-from peer_runs import Runs  # noqa: E402
+from peer_arms import ARMS, COLUMNS, COMMIT, FAMILIES, ORDER, PASSES, PRUNED, TARGET_MACS, Row  # noqa: E402
+from peer_runs import Runs, cheaper_epochs  # noqa: E402
 
+SPENT_AS_DEFAULT = ("plain-equal", "default-macs")
+"""Arms that are made by commands, for as many epochs as have the multiply-adds of the default's training."""
 ABOUT = "Peers on the same work: Fashion-MNIST at 14x14, 50 000 training, 10 000 selection, 10 000 test images"
 
 
 def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
     """Make an arm; its row."""
-    if arm in ARMS and arm != "plain-equal":
+    if arm in ARMS and arm not in SPENT_AS_DEFAULT:
         return runs.row(family, arm, seed, runs.epochs)
     found = {(row["family"], row["arm"], row["seed"]): row for row in ledger.rows()}
     default, plain = (found.get((family, name, str(seed))) for name in ("default", "plain"))
@@ -79,6 +82,11 @@ def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
         from peer_pruned import pruned_row  # imports torch
 
         return pruned_row(runs, family, arm, seed, budget)
+    if arm == "default-macs":
+        searched = runs.search_epochs
+        epochs = cheaper_epochs(runs.epochs, searched, int(default["macs"]), int(plain["macs"]))
+        meant = {TARGET_MACS: plain["macs"], COMMIT: f"commit.at={searched / epochs:.4f}"}
+        return runs.row(family, arm, seed, epochs, meant)
     per_epoch = int(plain["training_images"]) / runs.epochs
     return runs.row(family, arm, seed, round(budget / (PASSES * int(plain["macs"]) * per_epoch)))
 

@@ -54,8 +54,13 @@ def claims(family: str) -> tuple[Claim, ...]:
         said = f"{family}: *{WHAT[ours]}* errs less than *{WHAT[theirs]}*"
         return Claim(said, "test_error", (family, ours), (family, theirs))
 
-    beaten = [arm for arm in WHAT if arm not in ("default", "posterior")]
-    return (*(less("default", arm) for arm in beaten), less("posterior", "uniform"))
+    beaten = [arm for arm in WHAT if arm not in ("default", "default-macs", "posterior")]
+    equal = ("plain-equal", "magnitude", "tp-group-norm", "tp-taylor")
+    return (
+        *(less("default", arm) for arm in beaten),
+        *(less("default-macs", arm) for arm in equal),
+        less("posterior", "uniform"),
+    )
 
 
 PEERS = Table(
