@@ -1,7 +1,7 @@
 """The first table: PGNAS beside what its user would do instead, on the same images.
 
     python tests/bench/evidence/peers.py --data-dir DIR --out DIR [--families shakeshake resnet] [--arms NAME ...]
-        [--seeds 0 1 2] [--epochs 10] [--candidates 100] [--minutes M] [--results DIR] [--selection N]
+        [--seeds 0 1 2] [--epochs 5] [--candidates 100] [--minutes M] [--results DIR] [--selection N]
 
 Fashion-MNIST at 14x14: 50 000 training, 10 000 selection and 10 000 test images. The network that an arm ends with is
 scored on the test images once, and nothing is chosen by that. DIR of --data-dir holds FashionMNIST/raw as torchvision
@@ -38,9 +38,10 @@ shown. What has a row is not made again, and what was interrupted goes on. After
 nothing new starts. Several of these processes may run at once with other --families or --seeds; magnitude and the two
 of Torch-Pruning share a dense phase, and belong to one process. `pip install torch-pruning` for these two.
 
-Cost of a seed in minutes of one quiet core at ten epochs, from the seconds per image of short runs: shake-shake 215
-(default 15, plain 7, plain-equal 23, full 14, each of the four that are sampled 19, uniform-finetuned 27, each that is
-pruned 18), ResNet 145 (13, 5, 15, 10, 14, 18, 7 to 12).
+Cost of a seed in minutes of one quiet core at five epochs, from the seconds per image of short runs: shake-shake 115
+(default 8, plain 4, plain-equal 12, default-macs 10, full 7, each of the four that are sampled 10, uniform-finetuned
+14, each that is pruned 9), ResNet 80 (7, 3, 8, 8, 5, 7, 9, 4 to 6). Two processes on the two cores of a shared machine
+ran at 0.7 of that speed each.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--arms", nargs="+", choices=ORDER, default=list(ORDER), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--results", type=Path, default=RESULTS)
