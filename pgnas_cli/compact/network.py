@@ -19,6 +19,22 @@ class IndexLayer(nn.Module):
         return f"channels={self.index.numel()}"
 
 
+def _trained_in_nhwc(x: Tensor) -> bool:
+    """Whether channels should be picked in channels_last, where index_select(1) gives contiguous maps.
+
+    With gradients the copies that this costs later take longer than the slower selection; without them it is the other
+    way round. Never for what stands in for a tensor while a network is traced.
+    """
+    return (
+        isinstance(x, Tensor)
+        and x.dim() == 4
+        and x.requires_grad
+        and torch.is_grad_enabled()
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 class ChannelGather(IndexLayer):
     """y[:, i] = x[:, index[i]]; a view where the index is one range."""
 
@@ -31,6 +47,8 @@ class ChannelGather(IndexLayer):
         """[B, C, ...] -> [B, n, ...]."""
         if self.start is not None:
             return x.narrow(1, self.start, self.index.shape[0])
+        if _trained_in_nhwc(x):
+            return x.permute(0, 2, 3, 1).index_select(3, self.index).permute(0, 3, 1, 2)
         return x.index_select(1, self.index)
 
 

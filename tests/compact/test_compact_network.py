@@ -15,6 +15,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from pgnas_cli.compact import ChannelGraph, CompactNetwork, apply_masks, compact, masked_parameters, trace
+from pgnas_cli.compact.network import ChannelGather
 from pgnas_cli.errors import UsageError
 
 Example = tuple[nn.Module, ChannelGraph, dict[str, np.ndarray]]
@@ -259,3 +260,42 @@ def test_a_refused_mask_leaves_the_model_untouched() -> None:
     with pytest.raises(UsageError), apply_masks(graph, model, {**masks, "nowhere": np.ones(1, bool)}):
         pass
     assert before == {name: p.data_ptr() for name, p in model.named_parameters()}
+
+
+def test_gathers_keep_channels_last_where_gradients_flow(case: Example) -> None:
+    model, graph, masks = case
+    small = compact(graph, randomise(model).double(), masks).eval()
+    gathers = [m for m in small.modules() if isinstance(m, ChannelGather) and m.start is None]
+    assert gathers
+    layouts: list[bool] = []
+    for gather in gathers:
+        gather.register_forward_hook(lambda m, x, y: layouts.append(is_nhwc(y)))
+    images, found = pictures().double(), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        small.to(memory_format=layout).zero_grad()
+        given = images.to(memory_format=layout)
+        logits = small(given)
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(p.grad.clone() for p in small.parameters() if p.grad is not None)])
+        with torch.no_grad():
+            assert torch.allclose(small(given), logits, rtol=1e-12, atol=1e-12)
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+    contiguous, plain, trained, scored = np.array(layouts).reshape(4, len(gathers))
+    assert not np.concatenate([contiguous, plain, scored]).any()
+    assert trained.any()
+
+
+def is_nhwc(x: Tensor) -> bool:
+    """In channels_last, and not contiguous at the same time as maps of one pixel are."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def test_a_network_with_gathers_can_be_traced_again(case: Example) -> None:
+    model, graph, masks = case
+    small = compact(graph, randomise(model), masks).eval().to(memory_format=torch.channels_last)
+    images = pictures().to(memory_format=torch.channels_last)
+    again = torch.fx.Tracer().trace(small)  # into the gathers, too, where they are no leaves
+    assert any(node.target == "index_select" or "gather" in str(node.target) for node in again.nodes)
+    with torch.no_grad():
+        assert torch.equal(torch.fx.symbolic_trace(small)(images), small(images))
