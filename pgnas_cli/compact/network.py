@@ -22,11 +22,12 @@ class IndexLayer(nn.Module):
 def _trained_in_nhwc(x: Tensor) -> bool:
     """Whether channels should be picked in channels_last, where index_select(1) gives contiguous maps.
 
-    With gradients the copies that this costs later take longer than the slower selection; without them it is the other
-    way round. Never for what stands in for a tensor while a network is traced.
+    On a CPU, with gradients the copies that this costs later take longer than the slower selection; without them it is
+    the other way round. Not measured on other devices. Never for what stands in for a tensor while a network is traced.
     """
     return (
         isinstance(x, Tensor)
+        and x.device.type == "cpu"
         and x.dim() == 4
         and x.requires_grad
         and torch.is_grad_enabled()

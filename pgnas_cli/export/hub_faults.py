@@ -140,8 +140,13 @@ def _silence(error: BaseException) -> str:
         case httpx2.TimeoutException():
             return f"{where} is silent: nothing was sent or taken for {_waited(error):g} s"
         case httpx2.ConnectError():
-            return f"{where} cannot be reached: {printable(error)}"
-    return f"the connection to {where} broke: {printable(error).rstrip('.') or type(error).__name__}"
+            return f"{where} cannot be reached: {_clause(error)}"
+    return f"the connection to {where} broke: {_clause(error) or type(error).__name__}"
+
+
+def _clause(error: BaseException) -> str:
+    """What an error says, without the stop at its end: the line goes on."""
+    return printable(error).rstrip(".")
 
 
 def _waited(error: httpx2.TimeoutException) -> float:

@@ -48,7 +48,7 @@ class Pushed:
         branch, tag: as asked for.
         uploaded, unchanged, removed: names of files.
         created: whether the repository was made.
-        tagged: whether the tag was set; False where it was there already, on this commit.
+        tagged: whether a tag was set; False without one, or where it was there already, on this commit.
     """
 
     repo_id: str

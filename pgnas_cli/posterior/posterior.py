@@ -113,4 +113,4 @@ class Posterior(Mapping[str, LayerPosterior]):
 
     def log_prob(self, masks: Masks) -> float:
         """Log-probability of the masks in nats, sum of m log(1-p) + (1-m) log p; -inf if they are impossible."""
-        return sum(layer.log_prob(masks[name]) for name, layer in self._layers.items())
+        return sum((layer.log_prob(masks[name]) for name, layer in self._layers.items()), 0.0)

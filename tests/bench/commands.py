@@ -29,11 +29,14 @@ class Commands:
 
     Args:
         threads: of each.
+        plugins: a folder where they find more plugins of the zoo than those that are installed.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, plugins: Path | None = None) -> None:
         self.running: set[subprocess.Popen[str]] = set()
-        self.lock, self.stopped, self.signum, self.threads = threading.Lock(), False, 0, threads
+        self.lock, self.stopped, self.signum = threading.Lock(), False, 0
+        found = filter(None, [None if plugins is None else str(plugins), os.environ.get("PYTHONPATH")])
+        self.environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(found)}
 
     def __call__(self, name: str, *arguments: object) -> None:
         """Run `pgnas NAME ...` to its end; its results stay in the run.
@@ -48,7 +51,7 @@ class Commands:
                 raise Stopped
             process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)}, start_new_session=True,
+                env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
             self.running.add(process)
         _, said = process.communicate()

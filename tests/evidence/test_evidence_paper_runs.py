@@ -43,7 +43,7 @@ class Recorder:
             self.stop_at = ""
             raise Stopped
         stages = json.loads(manifest.read_text())["stages"]
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"epochs": 2} if name == "train" else {}
         if name == "sample":
             stages.pop("rank", None)
             found = {"params": {"mean": MEAN}, "asked": int(words[words.index("-n") + 1])}

@@ -13,13 +13,16 @@ from torch import nn
 EVIDENCE = Path(__file__).parents[1] / "bench" / "evidence"
 sys.path[:0] = [str(EVIDENCE), str(EVIDENCE.parent), str(EVIDENCE / "zoo")]
 
-from commands import Stopped  # noqa: E402
+import peers  # noqa: E402
+from commands import Failed, Stopped  # noqa: E402
+from ledger import Ledger  # noqa: E402
+from peer_arms import COLUMNS, COMMIT, TARGET_MACS  # noqa: E402
 from peer_magnitude import magnitude_masks  # noqa: E402
 from peer_runs import cheaper_epochs, errors, training_macs  # noqa: E402
 from peer_training import Continuation, Progress, SettledNetwork, macs_of, params_of  # noqa: E402
 
 import pgnas_cli as pgnas  # noqa: E402
-from pgnas_cli.recipe import Recipe, Schedule  # noqa: E402
+from pgnas_cli.recipe import Budget, Commit, Recipe, Schedule  # noqa: E402
 from pgnas_cli.training.data import Data, open_data  # noqa: E402
 
 EPOCHS, DENSE = 5, 1
@@ -59,13 +62,48 @@ def test_macs_of_a_training() -> None:
     assert training_macs({**dense, "soft": {"epoch": 2}}, 7) == 3 * (200 * 50 + 800 * 7)
 
 
-def test_a_smaller_network_is_trained_longer_at_the_same_cost() -> None:
-    """22 M in the search: 2 of 10 epochs at 8 M cost as much as 2 of 18 at 4 M."""
-    epochs = cheaper_epochs(10, 2, 8, 4)
-    assert epochs == 18
-    ours = {"images": 1000 * 10, "epochs": 10, "macs": 22, "soft": {"epoch": 2}}
-    longer = {"images": 1000 * epochs, "epochs": epochs, "macs": 22, "soft": {"epoch": 2}}
-    assert training_macs(ours, 8) == training_macs(longer, 4)
+@pytest.mark.parametrize(("macs", "fewer", "epochs"), [(8, 4, 18), (7_199_826, 3_336_440, 19), (4, 4, 10), (3, 4, 8)])
+def test_a_smaller_network_is_trained_longer_at_no_more_cost(macs: int, fewer: int, epochs: int) -> None:
+    """After 2 of 10 epochs of search."""
+    assert cheaper_epochs(10, 2, macs, fewer) == epochs
+    ours = {"images": 1000 * 10, "epochs": 10, "macs": 22_000_000, "soft": {"epoch": 2}}
+    longer = ours | {"images": 1000 * epochs, "epochs": epochs}
+    assert training_macs(longer, fewer) <= training_macs(ours, macs)
+    assert training_macs(longer, fewer) + 3 * 1000 * fewer > training_macs(ours, macs)
+
+
+class Recorder:
+    """Stands in for Runs: notes what is asked of it."""
+
+    epochs, search_epochs = 10, 2
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+
+    def row(self, *asked: object) -> dict[str, object]:
+        self.asked.append(asked)
+        return {}
+
+
+def test_arms_inside_the_defaults_arithmetic(tmp_path: Path) -> None:
+    ledger = Ledger("peers", "about", COLUMNS, ("family", "arm", "seed"), tmp_path)
+    recorder = Recorder()
+    with pytest.raises(Failed, match="plain-equal needs the rows of plain and default of resnet, seed 0"):
+        peers.made(recorder, ledger, "resnet", "plain-equal", 0)  # type: ignore[arg-type]
+    row = dict.fromkeys(COLUMNS, 0) | {"family": "resnet", "seed": 0, "training_images": 10_000}
+    ledger.add(
+        row | {"arm": "default", "macs": 7_199_826, "training_macs": 3 * 1000 * (2 * 22_000_000 + 8 * 7_199_826)}
+    )
+    ledger.add(row | {"arm": "plain", "macs": 3_336_440})
+    for arm in ("default", "default-macs", "plain-equal"):
+        peers.made(recorder, ledger, "resnet", arm, 0)  # type: ignore[arg-type]
+    meant = {TARGET_MACS: "3336440", COMMIT: "commit.at=0.1053"}
+    assert recorder.asked == [
+        ("resnet", "default", 0, 10), ("resnet", "default-macs", 0, 19, meant), ("resnet", "plain-equal", 0, 30),
+    ]  # fmt: skip
+    assert (
+        replace(Recipe(), schedule=Schedule(epochs=19), commit=Commit(at=0.1053), budget=Budget("1M")).commit_epoch == 2
+    )
 
 
 def test_errors_of_accuracies() -> None:

@@ -105,7 +105,11 @@ def test_the_peers(tmp_path: Path) -> None:
     (tmp_path / "latency.csv").write_text(
         "# latency\nsitting,family,seed,runtime,batch,arm,of_plain\n1,resnet,0,eager,1,default,1.5\n"
     )
-    verdicts = [verdict for verdict, claim in PEERS.judged(tmp_path) if claim.line[1] == "default"]
+    judged = PEERS.judged(tmp_path)
+    compared = {claim.base[1] for _, claim in judged if claim.line[1] == "default-macs"}
+    assert compared == {"plain-equal", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned"}
+    assert {verdict for verdict, claim in judged if claim.line[1] == "default-macs"} == {NOT_SHOWN}
+    verdicts = [verdict for verdict, claim in judged if claim.line[1] == "default"]
     assert verdicts == [HOLDS] * (2 * (len(ORDER) - 3))
     page = PEERS.render(tmp_path)
     assert page.index("### resnet") < page.index("### shakeshake")

@@ -38,7 +38,8 @@ class Pgnas:
         path = run / "run.json"
         manifest = json.loads(path.read_text()) if path.is_file() else {"stages": {}}
         if name == "train":
-            epochs = int(self.calls[-1][self.calls[-1].index("--epochs") + 1])
+            resumed = "--resume" in arguments
+            epochs = 24 if resumed else int(self.calls[-1][self.calls[-1].index("--epochs") + 1])
             manifest["stages"][name] = {
                 "epochs": epochs, "seconds": 12.34, "device": "cpu", "soft": SOFT, "images": 1000 * epochs, "macs": 900,
             }  # fmt: skip
@@ -80,18 +81,29 @@ def test_a_run_is_four_commands_and_a_row_that_is_not_made_again(tmp_path: Path)
     assert (len(calls), runs.exit_status()) == (8, 0)
 
 
-def test_what_was_done_of_a_run_is_not_done_again(tmp_path: Path) -> None:
-    runs = runs_of(study, tmp_path)
-    run = tmp_path / "out" / "plain-0"
-    runs.pgnas("inflate", "shakeshake26_2x6d", "--run", run)
-    (run / "train").mkdir()
-    (run / "train" / "recipe.toml").write_text("")
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_what_was_done_of_a_run_is_not_done_again(done: int, tmp_path: Path) -> None:
+    """The run was interrupted in the stage after those that are done; in training after its recipe was written."""
+    runs, run = runs_of(study, tmp_path), tmp_path / "out" / "plain-0"
+    for command in (("inflate",), ("train", "--epochs", 24), ("sample",))[:done]:
+        runs.pgnas(*command, "--run", run)
+    if done == 1:
+        (run / "train").mkdir()
+        (run / "train" / "recipe.toml").write_text("")
     runs.all_of(["plain"])
     calls: list[list[str]] = runs.pgnas.calls  # type: ignore[attr-defined]
-    first = [call for call in calls if str(run) in call]
-    assert [call[0] for call in first][:2] == ["inflate", "train"]
-    assert "--resume" in first[1]
-    assert runs.failures == 1, "the stand-in cannot resume, and says so by failing"
+    made = [call for call in calls if str(run) in call][done:]
+    assert [call[0] for call in made] == ["inflate", "train", "sample", "rank"][done:]
+    assert ("--resume" in made[0]) == (done == 1)
+    assert (runs.rows()["plain", 0]["epochs"], runs.failures) == (24, 0)
+
+
+def test_found_plain_keeps_the_test_accuracy(tmp_path: Path) -> None:
+    runs = runs_of(found_plain, tmp_path)
+    runs.all_of(["plain"])
+    row = runs.rows()["plain", 1]
+    assert (row["test_accuracy"], row["test_low"], row["test_high"], row["test_images"]) == (0.8712, 0.86, 0.89, 6000)
+    assert runs.exit_status() == 0
 
 
 def test_rows_of_another_length_are_refused(tmp_path: Path) -> None:

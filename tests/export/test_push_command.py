@@ -90,7 +90,7 @@ def test_json_and_the_second_push(hub: LocalHub, run: RunDirectory, exporting: A
     assert (code, err) == (0, "")
     assert document["candidate"] == run.require("export")["candidate"]
     pushed = document["hub"]
-    assert (pushed["name"], pushed["created"], pushed["removed"]) == ("lab/net@dev", True, [])
+    assert (pushed["name"], pushed["created"], pushed["removed"], pushed["tagged"]) == ("lab/net@dev", True, [], False)
     assert sorted(pushed["uploaded"]) == sorted(path.name for path in run.export_path.iterdir())
     assert pushed["snippet"].splitlines()[1] == 'network = pgnas.load("lab/net@dev")'
     assert hub.repos["lab/net"].private
@@ -103,6 +103,8 @@ def test_json_and_the_second_push(hub: LocalHub, run: RunDirectory, exporting: A
     assert "nothing to do" not in out
     _, out, _ = exporting("--repo-id", "lab/net", "--branch", "dev", "--tag", "v1")
     assert "nothing to do" in out
+    _, out, _ = exporting("--json", "--quiet", "--repo-id", "lab/net", "--branch", "dev", "--tag", "v2")
+    assert json.loads(out)["hub"]["tagged"] is True
 
 
 def test_an_export_without_a_push_asks_nobody_and_forgets_the_last(

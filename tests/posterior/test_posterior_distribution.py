@@ -28,6 +28,15 @@ def test_sizes() -> None:
     assert found.log10_candidates() == pytest.approx(math.log10(2**16))
 
 
+def test_tables_of_a_layer_cannot_be_written_to() -> None:
+    layer = posterior()["a"]
+    with pytest.raises(ValueError, match="read-only"):
+        layer.per_channel()[0] = 0.5
+    mask = np.array([True, False, True, False, False, True])
+    wanted = math.log(0.9) + math.log(0.1) + 3 * math.log(0.5) + math.log(0.1)
+    assert layer.log_prob(mask) == pytest.approx(wanted, rel=1e-12) == layer.log_prob(mask)
+
+
 def test_draws_are_independent_bernoulli() -> None:
     found, n = posterior(), 4000
     rng = np.random.default_rng(0)

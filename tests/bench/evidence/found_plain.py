@@ -1,4 +1,4 @@
-"""The winner of study.py against the plain network, on the test split: Fashion-MNIST, the same epochs and images.
+"""An arm of study.py against the plain network, on the test split: Fashion-MNIST, the same epochs and images.
 
     python tests/bench/evidence/found_plain.py --data-dir DIR --out DIR [--arms plain commit] [--seeds 3 4 5] [--jobs 1]
         [--device cpu] [--epochs 24] [--minutes M] [--results DIR]
@@ -15,8 +15,9 @@ from __future__ import annotations
 import platform
 
 import torch
+from ledger import Ledger
 from study_arms import ARMS, BATCH
-from study_runs import COMMON, PROTOCOL, Ledger, Row, Runs, options_of
+from study_runs import COMMON, ON, Row, Runs, options_of
 from study_table import FOUND_PLAIN
 
 TYPES = {**COMMON, "test_accuracy": float, "test_low": float, "test_high": float, "test_images": int}
@@ -33,7 +34,7 @@ def main() -> int:
     parser = options_of(__doc__ or "", seeds=[3, 4, 5])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["plain", "commit"], metavar="NAME")
     options = parser.parse_args()
-    about = f"Found against plain, test split: {PROTOCOL}, {options.epochs} epochs, batches of {BATCH}"
+    about = f"Found against plain, test split: {ON}, {options.epochs} epochs, batches of {BATCH}"
     ledger = Ledger("found_plain", about, list(TYPES), ("arm", "seed"), options.results)
     runs = Runs(options, ledger, TYPES, test_columns)
     print(f"{platform.platform()}, python {platform.python_version()}, torch {torch.__version__}")

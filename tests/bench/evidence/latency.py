@@ -29,7 +29,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "zoo")]
 
 import torch  # noqa: E402
 from ledger import RESULTS, Ledger  # noqa: E402
-from peer_arms import COLUMNS, FAMILIES, IMAGE, NETWORK  # noqa: E402
+from peer_arms import COLUMNS, FAMILIES, NETWORK  # noqa: E402
+from run_steps import IMAGE  # noqa: E402
 from torch import fx, nn  # noqa: E402
 
 from pgnas_cli.export.bench import median_interval, quartiles  # noqa: E402

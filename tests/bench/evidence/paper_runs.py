@@ -10,8 +10,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from commands import Commands
+import run_steps
 from paper_arms import ARMS, AUGMENTATION, BASE, NETWORK, Arm
+from run_steps import Commands, ranking_of, stages
 
 from pgnas_cli import RunDirectory
 from pgnas_cli.ranking.candidates import read_candidates
@@ -87,19 +88,11 @@ class Runs:
 
     def _trained(self, run: Path, setting: Arm, seed: int, size: list[object]) -> None:
         options = self.options
-        if not (run / "run.json").is_file():
-            shutil.rmtree(run, ignore_errors=True)  # of an interrupted inflate
-            self.pgnas("inflate", NETWORK, "--in-chans", 1, "--img-size", 14, "--seed", seed, "--run", run)
-        if "train" in stages(run):
-            return
-        how: list[object] = ["--resume"]
-        if not (run / "train" / "recipe.toml").is_file():  # nothing to go on with
-            how = ["--recipe", "posterior", "--data", "torch/fashion_mnist", "--limit-train", options.limit_train]
-            how += ["--selection", options.selection, "--epochs", options.epochs, "--seed", seed, "--channels-last"]
-            how += [*setting.train, *size]
-            if setting.l2_share is not None:
-                how += ["--set", f"objective.l2={setting.l2_share * AUGMENTATION * options.limit_train!r}"]
-        self.pgnas("train", *how, *self.where(run))
+        how: list[object] = ["--recipe", "posterior", "--limit-train", options.limit_train]
+        how += ["--selection", options.selection, *setting.train, *size]
+        if setting.l2_share is not None:
+            how += ["--set", f"objective.l2={setting.l2_share * AUGMENTATION * options.limit_train!r}"]
+        run_steps.trained(self.pgnas, run, NETWORK, seed, options.epochs, how, self.where(run))
 
     def ranked(self, run: Path) -> None:
         """Rank a run's candidates, each on the whole selection split, unless they are ranked."""
@@ -161,14 +154,6 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
 def error(accuracy: float) -> float:
     """In percent."""
     return 100 * (1 - accuracy)
-
-
-def stages(run: Path) -> Any:
-    return json.loads((run / "run.json").read_text())["stages"]
-
-
-def ranking_of(run: Path) -> Any:
-    return json.loads((run / "rank" / "ranking.json").read_text())
 
 
 def leaderboard(run: Path) -> list[dict[str, Any]]:

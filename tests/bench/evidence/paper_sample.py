@@ -15,7 +15,8 @@ import torch
 from commands import Stopped
 from paper_arms import BASE, BINS, FIGURES
 from paper_maths import correlation, counts, expected_best
-from paper_runs import IN_THIS_PROCESS, Runs, channel_probabilities, error, leaderboard, ranking_of, rounded
+from paper_runs import IN_THIS_PROCESS, Runs, channel_probabilities, error, leaderboard, rounded
+from run_steps import ranking_of
 
 from pgnas_cli import RunDirectory
 from pgnas_cli.posterior.candidate import Candidate

@@ -13,7 +13,7 @@ COLUMNS = (
 """Errors in percent, with the 95 % Wilson interval; epochs: what the table was asked for, not what an arm had."""
 PASSES = 3
 """A training step costs three forward passes: forward, and the gradients of maps and of weights."""
-IMAGE, BATCH, RECALIBRATE = 14, 128, 512
+BATCH, RECALIBRATE = 128, 512
 NETWORK = "network.pt"
 """In an arm's folder: the network that was scored, as torch pickles it, for latency.py."""
 SEARCH_SHARE = 0.2

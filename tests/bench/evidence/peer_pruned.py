@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from peer_arms import BEST, CANDIDATES, FAMILIES, MANY, NETWORK, PASSES, Row
 from peer_magnitude import magnitude_masks
-from peer_runs import Runs, errors, ranking_of, stages
+from peer_runs import Runs, errors
 from peer_torch_pruning import SETTINGS, prune_and_train
 from peer_training import DEVICE, Continuation, Progress, SettledNetwork, macs_of, params_of
+from run_steps import ranking_of, stages
 
 from pgnas_cli import registry
 from pgnas_cli.export.choice import find_candidate

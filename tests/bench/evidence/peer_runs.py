@@ -5,16 +5,12 @@ What an arm is allowed stands at the top of peers.py.
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from commands import Commands
-from peer_arms import ARMS, BATCH, CANDIDATES, FAMILIES, IMAGE, NETWORK, PASSES, SEARCH_SHARE, TARGET, Row
+import run_steps
+from peer_arms import ARMS, BATCH, CANDIDATES, FAMILIES, NETWORK, PASSES, SEARCH_SHARE, TARGET, Row
+from run_steps import Commands, ranking_of, stages
 
 
 class Runs:
@@ -45,17 +41,9 @@ class Runs:
 
     def trained(self, run: Path, network: str, seed: int, epochs: int, options: tuple[object, ...]) -> None:
         """Inflate and train, from where it is."""
-        if not (run / "run.json").is_file():
-            shutil.rmtree(run, ignore_errors=True)  # of an interrupted inflate
-            self.pgnas("inflate", network, "--in-chans", 1, "--img-size", IMAGE, "--seed", seed, "--run", run)
-        if "train" not in stages(run):
-            how: list[object] = ["--resume"]
-            if not (run / "train" / "recipe.toml").is_file():  # nothing to go on with
-                how = [*options, "--data", "torch/fashion_mnist", "--selection", self.selection, "--batch-size", BATCH]
-                how += ["--epochs", epochs, "--seed", seed, "--channels-last"]
-            self.pgnas("train", *how, "--data-dir", self.data_dir, "--device", "cpu", "--run", run)
-        if stages(run)["train"]["epochs"] != epochs:
-            raise ValueError(f"{run} was trained for {stages(run)['train']['epochs']} epochs, not {epochs}: remove it")
+        how = [*options, "--selection", self.selection, "--batch-size", BATCH]
+        where = ["--data-dir", self.data_dir, "--device", "cpu", "--run", run]
+        run_steps.trained(self.pgnas, run, network, seed, epochs, how, where)
 
     def ranked(self, run: Path, seed: int, sample: tuple[object, ...], rank: tuple[object, ...]) -> None:
         """Sample and rank, from where it is."""
@@ -113,13 +101,13 @@ def training_macs(trained: Row, macs: int) -> int:
 
 
 def cheaper_epochs(epochs: int, searched: int, macs: int, fewer: int) -> int:
-    """Epochs, of which as many search, that cost as much with a smaller network after the search.
+    """Epochs, of which as many search, that cost no more with a smaller network after the search.
 
     Args:
         epochs, searched: in all, and of the search.
         macs, fewer: multiply-adds of the network that comes out, and of the smaller one.
     """
-    return searched + round((epochs - searched) * macs / fewer)
+    return searched + (epochs - searched) * macs // fewer
 
 
 def save_network(run: Path) -> None:
@@ -133,12 +121,3 @@ def save_network(run: Path) -> None:
     opened = RunDirectory.open(str(run))
     winner = find_candidate(opened, ranking_of(run)["winner"])
     torch.save(sampled_supernet(opened).compact(winner.masks), run / NETWORK)
-
-
-def stages(run: Path) -> Any:
-    return json.loads((run / "run.json").read_text())["stages"]
-
-
-def ranking_of(run: Path) -> Row:
-    found: Row = json.loads((run / "rank" / "ranking.json").read_text())
-    return found

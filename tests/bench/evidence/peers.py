@@ -10,7 +10,8 @@ expects it.
 The same for all arms: SGD with Nesterov momentum, peak rate 0.1, one cosine after an epoch of warm-up, L2 of 1e-4 on
 convolutions, clipping at 5, crop and flip, batches of 128, channels last, no shake-shake noise. Two families:
 shake-shake 2x16d (735 k parameters) beside the plain 2x6d (106 k), and ResNet-20 of widths 24-48-96 (611 k) beside
-10-20-40 (107 k; zoo/small_resnet.py). Whatever searches or prunes has the plain network's parameters as its target.
+10-20-40 (107 k; zoo/small_resnet.py). Whatever searches or prunes has the plain network's parameters as its target, and
+default-macs its MACs.
 
     default            search for a fifth of the epochs, commit, train on for the others: the default recipe
     plain              the plain network, the same epochs
@@ -26,7 +27,8 @@ shake-shake 2x16d (735 k parameters) beside the plain 2x6d (106 k), and ResNet-2
     tp-group-norm, tp-taylor    a fifth of the epochs dense, Torch-Pruning in ten stages, trained on
     uniform-finetuned  a fifth of the epochs at the constant rate, best of n candidates, trained on
 
-The last six have the multiply-adds of the default's training, from its row: a cheaper network sees more images. What
+The last six have at most the multiply-adds of the default's training, from its row: a cheaper network sees more
+images; plain-equal and default-macs in whole epochs. What
 the fine print of pruning is stands in peer_pruned.py, peer_training.py, peer_magnitude.py and peer_torch_pruning.py.
 The supernets of full, uniform, posterior and paper cost about twice the default's multiply-adds. Candidates are ranked
 by `pgnas rank` on the selection images (100 of them race, within 15 % of the images of an exhaustive ranking), with
@@ -57,8 +59,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "zoo")]
-# the commands find the ResNet's plugin there
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE / "zoo"), os.environ.get("PYTHONPATH")]))
 
 from commands import Commands, Failed, Stopped  # noqa: E402
 from ledger import RESULTS, Ledger  # noqa: E402
@@ -88,8 +88,8 @@ def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
         epochs = cheaper_epochs(runs.epochs, searched, int(default["macs"]), int(plain["macs"]))
         meant = {TARGET_MACS: plain["macs"], COMMIT: f"commit.at={searched / epochs:.4f}"}
         return runs.row(family, arm, seed, epochs, meant)
-    per_epoch = int(plain["training_images"]) / runs.epochs
-    return runs.row(family, arm, seed, round(budget / (PASSES * int(plain["macs"]) * per_epoch)))
+    per_epoch = int(plain["training_images"]) // runs.epochs
+    return runs.row(family, arm, seed, max(1, budget // (PASSES * int(plain["macs"]) * per_epoch)))
 
 
 def fill(runs: Runs, ledger: Ledger, options: argparse.Namespace) -> int:
@@ -136,7 +136,7 @@ def main() -> int:
         raise SystemExit("the arms tp-group-norm and tp-taylor need Torch-Pruning: pip install torch-pruning")
     ledger = Ledger("peers", ABOUT, COLUMNS, ("family", "arm", "seed"), options.results)
     check_settings(ledger, options.epochs)
-    pgnas = Commands()
+    pgnas = Commands(plugins=HERE / "zoo")
     pgnas.stop_at_signals(options.minutes)
     lengths = {"epochs": options.epochs, "candidates": options.candidates, "selection": options.selection}
     runs = Runs(pgnas, options.out, options.data_dir, **lengths)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peer_arms import WHAT
+from peer_arms import PRUNED, WHAT
 from table import Claim, Column, Key, Row, Source, Table, difference, each, mean, numbers, read_csv, span, text
 
 ABOUT = """
 Fashion-MNIST at 14x14: 50 000 training, 10 000 selection, 10 000 test images; the network that an arm ends with is
 scored on the test images once. Every arm has the same optimiser, rate, schedule and augmentation, and a target of the
-plain network's parameters. *Inside the default's MACs* means: as many multiply-adds in training as the default recipe's
-run of that seed had. Candidates are ranked with BatchNorm recalibrated and not trained on, where nothing else is said.
+plain network's parameters where none in MACs is named. *Inside the default's MACs* means: at most as many multiply-adds
+in training as the default recipe's run of that seed had. Candidates are ranked with BatchNorm recalibrated and not
+trained on, where nothing else is said. An earlier table of ten epochs was begun, and dropped when the length was
+changed: it had scored two networks of the ResNet, seed 0 (default recipe 9.90 % test error, plain 10.16 %).
 
 Test error: mean ± standard deviation over the seeds; *one*: half of the 95 % Wilson interval of one run's. Latency of
 one image: times the plain network's, eager and in ONNX Runtime. MACs of training: three forward passes for every image
@@ -55,7 +57,7 @@ def claims(family: str) -> tuple[Claim, ...]:
         return Claim(said, "test_error", (family, ours), (family, theirs))
 
     beaten = [arm for arm in WHAT if arm not in ("default", "default-macs", "posterior")]
-    equal = ("plain-equal", "magnitude", "tp-group-norm", "tp-taylor")
+    equal = ("plain-equal", *PRUNED)
     return (
         *(less("default", arm) for arm in beaten),
         *(less("default-macs", arm) for arm in equal),

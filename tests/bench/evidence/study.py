@@ -26,8 +26,9 @@ from __future__ import annotations
 import platform
 
 import torch
+from ledger import Ledger
 from study_arms import ARMS, BATCH
-from study_runs import COMMON, PROTOCOL, Ledger, Row, Runs, options_of
+from study_runs import COMMON, ON, Row, Runs, options_of
 from study_table import STUDY
 
 TYPES = {**COMMON, "soft_expected_params": float, "soft_sampled_params": float}
@@ -47,7 +48,7 @@ def main() -> int:
     parser = options_of(__doc__ or "", seeds=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, "none"], default=list(ARMS), metavar="NAME")
     options = parser.parse_args()
-    about = f"Training schedules: {PROTOCOL}, {options.epochs} epochs, batches of {BATCH}"
+    about = f"Training schedules: {ON}, {options.epochs} epochs, batches of {BATCH}"
     runs = Runs(options, Ledger("study", about, list(TYPES), ("arm", "seed"), options.results), TYPES, soft)
     print(f"{platform.platform()}, python {platform.python_version()}, torch {torch.__version__}, {options}")
     runs.all_of([arm for arm in options.arms if arm != "none"])

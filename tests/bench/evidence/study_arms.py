@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from peer_arms import FAMILIES, ONE
 
-EPOCHS, BATCH, IMAGES, SIDE = 24, 128, 10_000, 14
+EPOCHS, BATCH, IMAGES = 24, 128, 10_000
 PLAIN_MACS = "3479880"
 """Multiply-adds of shakeshake26_2x6d, one channel, 14x14, ten classes."""
 BASE = "commit"
@@ -72,12 +72,13 @@ ARMS = {
     ),
     "2x12d": Arm("commit", "shakeshake26_2x12d", FOUND),
     "2x8d": Arm("commit", "shakeshake26_2x8d", FOUND),
-    "macs": Arm("commit, target the plain network's MACs instead of its parameters", WIDE, SAME_MACS),
+    "macs": Arm("commit, target the plain network's MACs", WIDE, SAME_MACS),
     "macs-anneal": Arm(
-        "the same, temperature 1 to 0.2", WIDE, SAME_MACS + annealed(1, 0.2)
+        "commit, target the plain network's MACs, temperature 1 to 0.2", WIDE, SAME_MACS + annealed(1, 0.2)
     ),
     "macs-44": Arm(
-        "the same, 44 epochs, commit after 5", WIDE, SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44
+        "commit after 5 of 44 epochs, target the plain network's MACs, temperature 1 to 0.2", WIDE,
+        SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44,
     ),
     "resnet": Arm("default recipe", RESNET.supernet, FOUND_RESNET, base="resnet"),
     "resnet-plain": Arm("plain", RESNET.plain, PLAIN, sample=ONE, base="resnet"),

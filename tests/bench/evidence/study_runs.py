@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
 import sys
 import time
 import traceback
@@ -15,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import run_steps
 from commands import Commands, Failed, Stopped
 from ledger import RESULTS, Ledger
 from peer_runs import training_macs
-from study_arms import ARMS, BATCH, EPOCHS, IMAGES, SIDE
+from run_steps import IMAGE, ranking_of, stages
+from study_arms import ARMS, BATCH, EPOCHS, IMAGES
 
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(__file__).parent / "zoo"), os.environ.get("PYTHONPATH")])
-)
+ZOO = Path(__file__).parent / "zoo"
 Row = dict[str, Any]
 """Column -> value of a row."""
-PROTOCOL = f"Fashion-MNIST, {IMAGES} images at {SIDE}x{SIDE}"
+ON = f"Fashion-MNIST, {IMAGES} images at {IMAGE}x{IMAGE}"
 
 
 def options_of(description: str, *, seeds: list[int]) -> argparse.ArgumentParser:
@@ -63,7 +60,7 @@ class Runs:
         extra: Callable[[Row, Row], Row],
     ) -> None:  # fmt: skip
         self.options, self.ledger, self.types, self.extra = options, ledger, types, extra
-        self.pgnas, self.failures = Commands(), 0
+        self.pgnas, self.failures = Commands(plugins=ZOO), 0
         options.out.mkdir(parents=True, exist_ok=True)
 
     def rows(self) -> dict[tuple[str, int], Row]:
@@ -117,22 +114,13 @@ class Runs:
         run, (_, network, train, _, sample, _), options = self.options.out / f"{arm}-{seed}", ARMS[arm], self.options
         epochs = ARMS[arm].scaled(options.epochs)
         where = ["--data-dir", options.data_dir, "--device", options.device, "--run", run]
-        if not (run / "run.json").is_file():
-            shutil.rmtree(run, ignore_errors=True)  # of an interrupted inflate
-            self.pgnas("inflate", network, "--in-chans", 1, "--img-size", SIDE, "--seed", seed, "--run", run)
-        if "train" not in stages(run):
-            how: list[object] = ["--resume"]
-            if not (run / "train" / "recipe.toml").is_file():  # nothing to go on with
-                how = ["--data", "torch/fashion_mnist", "--limit-train", IMAGES, "--batch-size", BATCH, *train]
-                how += ["--epochs", epochs, "--seed", seed, "--channels-last"]
-            self.pgnas("train", *how, *where)
+        how: list[object] = ["--limit-train", IMAGES, "--batch-size", BATCH, *train]
+        run_steps.trained(self.pgnas, run, network, seed, epochs, how, where)
         if "sample" not in stages(run):
             self.pgnas("sample", *sample, "--seed", seed, "--run", run)
         if "rank" not in stages(run):
             self.pgnas("rank", "--method", "exhaustive", *where)
-        trained, ranking = stages(run)["train"], json.loads((run / "rank" / "ranking.json").read_text())
-        if trained["epochs"] != epochs:
-            raise ValueError(f"{run} was trained for {trained['epochs']} epochs, not {epochs}: remove it")
+        trained, ranking = stages(run)["train"], ranking_of(run)
         return {
             "arm": arm, "seed": seed, "params": ranking["params"], "macs": ranking["macs"],
             "selection_accuracy": ranking["selection_accuracy"]["value"],
@@ -148,7 +136,3 @@ COMMON: dict[str, Callable[[str], Any]] = {
     "candidates": int, "epochs": int, "training_macs": int, "seconds": float, "device": str,
 }  # fmt: skip
 """Column -> type of what `Runs.made` gives of every run."""
-
-
-def stages(run: Path) -> Any:
-    return json.loads((run / "run.json").read_text())["stages"]
