@@ -57,7 +57,7 @@ class Pgnas:
 def runs_of(script: Any, tmp_path: Path, epochs: int = 24) -> Runs:
     words = ["--data-dir", "data", "--out", str(tmp_path / "out"), "--epochs", str(epochs), "--seeds", "0", "1"]
     options = options_of("", seeds=[0]).parse_args([*words, "--results", str(tmp_path)])
-    extra = script.soft if script is study else script.test_columns
+    extra = script.soft if script is study else script.on_the_test_split
     ledger = Ledger(script.__name__, "about", list(script.TYPES), ("arm", "seed"), tmp_path)
     runs = Runs(options, ledger, script.TYPES, extra)
     runs.pgnas = Pgnas()  # type: ignore[assignment]

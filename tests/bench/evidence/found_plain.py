@@ -23,7 +23,7 @@ from study_table import FOUND_PLAIN
 TYPES = {**COMMON, "test_accuracy": float, "test_low": float, "test_high": float, "test_images": int}
 
 
-def test_columns(trained: Row, ranking: Row) -> Row:
+def on_the_test_split(trained: Row, ranking: Row) -> Row:
     """The test accuracy of a ranking, and its interval."""
     test = ranking["test_accuracy"]
     return {**{f"test_{name}": test[name] for name in ("low", "high")}, "test_accuracy": test["value"],
@@ -36,7 +36,7 @@ def main() -> int:
     options = parser.parse_args()
     about = f"Found against plain, test split: {ON}, {options.epochs} epochs, batches of {BATCH}"
     ledger = Ledger("found_plain", about, list(TYPES), ("arm", "seed"), options.results)
-    runs = Runs(options, ledger, TYPES, test_columns)
+    runs = Runs(options, ledger, TYPES, on_the_test_split)
     print(f"{platform.platform()}, python {platform.python_version()}, torch {torch.__version__}")
     runs.all_of(options.arms)
     print(FOUND_PLAIN.render(options.results))

@@ -53,7 +53,7 @@ def best(rows: Sequence[Row]) -> Row:
     return min(rows, key=lambda row: row["rank"])
 
 
-def test_scores(runs: Runs, run: Path, candidates: Sequence[Candidate], kept: Path) -> dict[str, Row]:
+def scores_on_test(runs: Runs, run: Path, candidates: Sequence[Candidate], kept: Path) -> dict[str, Row]:
     """id -> {correct, n, seconds} on the whole test split, computed as the run's ranking computed.
 
     What has been scored is a line of `kept`, and is not scored again.
@@ -96,7 +96,7 @@ def number_rows(runs: Runs, seed: int) -> Iterator[Row]:
     accuracies = [row["accuracy"] for row in drawn]
     winners = {n: best(drawn[:n]) for n in numbers(runs.options.many)}
     chosen = {row["id"] for row in winners.values()}
-    scores = test_scores(
+    scores = scores_on_test(
         runs, run, [found for found in candidates if found.id in chosen], runs.options.out / f"winners-{seed}.jsonl"
     )
     for n, winner in winners.items():
@@ -114,7 +114,7 @@ def optimism_rows(runs: Runs, seed: int) -> Iterator[Row]:
     run, many = runs.made(BASE, seed), runs.sample_of_base(seed)
     candidates = read_candidates(RunDirectory(many))[: runs.options.both]
     board = {row["id"]: row for row in leaderboard(many)}
-    scores = test_scores(runs, many, candidates, runs.options.out / f"optimism-{seed}.jsonl")
+    scores = scores_on_test(runs, many, candidates, runs.options.out / f"optimism-{seed}.jsonl")
     selection = {found.id: board[found.id]["accuracy"] for found in candidates}
     test = {found.id: scores[found.id]["correct"] / scores[found.id]["n"] for found in candidates}
     by_selection = best([board[found.id] for found in candidates])["id"]
