@@ -279,7 +279,6 @@ def test_overriding_replaces_some_keys_in_a_copy() -> None:
         ({"schedule.epochs": 0}, "schedule.epochs is 0"),
         ({"objective.fixed_drop": 0.3, "budget.target_params": "0.5x"}, "exclude each other"),
         ({"objective.fixed_drop": 0.3, "budget.target_macs": "0.5x"}, "--fixed-drop and --target-macs exclude"),
-        ({"budget.target_params": "0.5x", "budget.target_macs": "0.5x"}, "--target-params and --target-macs exclude"),
         (
             {"data.rand_augment": "rand-m9", "data.auto_augment": "cifar10"},
             "rand_augment and data.auto_augment exclude",

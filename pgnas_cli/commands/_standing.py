@@ -90,7 +90,7 @@ def training(run: RunDirectory, stages: Row, rows: list[Row]) -> Row | None:
 
     Returns:
         JSON-ready. epoch, epochs: done, planned. running: it is not finished, and its files have changed lately.
-        selection_accuracy: of the most probable network {last, best, best_epoch, epochs}. cost: see `_cost`.
+        selection_accuracy: of the most probable network {last, best, best_epoch, epochs}. costs: see `_costs`.
         posterior: see `_posterior`. age: seconds since its last line (without one, since it began).
 
     Raises:
@@ -111,7 +111,7 @@ def training(run: RunDirectory, stages: Row, rows: list[Row]) -> Row | None:
         "finished": finished,
         "running": not finished and _silence(run) < (FIRST_GRACE if each is None else 2 * each + GRACE),
         "selection_accuracy": _accuracy(rows),
-        "cost": _cost(recipe, stages, rows),
+        "costs": _costs(recipe, stages, rows),
         "posterior": _posterior(run, recipe, epoch),
         "images_per_second": last.get("images_per_second"),
         "seconds_per_epoch": each,
@@ -146,25 +146,26 @@ def _accuracy(rows: list[Row]) -> Row | None:
     return {"last": values[-1], "best": best, "best_epoch": epoch, "epochs": values}
 
 
-def _cost(recipe: Recipe, stages: Row, rows: list[Row]) -> Row | None:
-    """The cost that is held, else the parameters.
+def _costs(recipe: Recipe, stages: Row, rows: list[Row]) -> list[Row]:
+    """The costs that have targets, else the parameters; what no line tells of is left out.
 
     Returns:
         unit: "params", "macs" or "latency" (seconds). expected: by the last line that tells. target: of that moment;
         None without one. goal: the target of the end, as the recipe has it. whole: the supernet's; None for a latency.
     """
-    unit = (recipe.budget.given or "target-params").removeprefix("target-")
-    expected = [row[f"expected_{unit}"] for row in rows if f"expected_{unit}" in row]
-    target = [row[f"target_{unit}"] for row in rows if f"target_{unit}" in row]
-    if not expected:
-        return None
-    return {
-        "unit": unit,
-        "expected": expected[-1],
-        "target": target[-1] if target else None,
-        "goal": getattr(recipe.budget, f"target_{unit}"),
-        "whole": (stages.get("train") or stages["inflate"]).get(unit),
-    }
+    found = []
+    for unit in recipe.budget.units or ("params",):
+        expected = [row[f"expected_{unit}"] for row in rows if f"expected_{unit}" in row]
+        target = [row[f"target_{unit}"] for row in rows if f"target_{unit}" in row]
+        if expected:
+            found.append({
+                "unit": unit,
+                "expected": expected[-1],
+                "target": target[-1] if target else None,
+                "goal": getattr(recipe.budget, f"target_{unit}"),
+                "whole": (stages.get("train") or stages["inflate"]).get(unit),
+            })  # fmt: skip
+    return found
 
 
 def _posterior(run: RunDirectory, recipe: Recipe, epoch: int) -> Row | None:

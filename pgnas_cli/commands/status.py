@@ -117,8 +117,8 @@ def _training(found: Row) -> list[list[str | Styled]]:
         last = "unusable masks" if accuracy["last"] is None else percent(accuracy["last"])
         best = f"best {percent(accuracy['best'])} after epoch {accuracy['best_epoch']}"
         rows.append(["selection", f"{curve(accuracy['epochs'], width)} {last}, {best}"])
-    if found["cost"] is not None:
-        rows.append([f"E[{_NAMES[found['cost']['unit']]}]", _cost(found["cost"], width, finished=found["finished"])])
+    for cost in found["costs"]:
+        rows.append([f"E[{_NAMES[cost['unit']]}]", _cost(cost, width, finished=found["finished"])])
     if found["posterior"] is not None:
         rows += _posterior(found["posterior"], width)
     if found["images_per_second"] is not None:

@@ -13,6 +13,7 @@ from pgnas_cli.commands._options import ForceOption, RunOption
 from pgnas_cli.console import Bar, Grid, console, human, percent, seconds
 from pgnas_cli.errors import RunError, UsageError
 from pgnas_cli.recipe import Recipe
+from pgnas_cli.recipe.budget import UNITS
 from pgnas_cli.recipe_file import load_recipe, override, parse_setting
 from pgnas_cli.run import RunDirectory, read_jsonl
 
@@ -24,7 +25,6 @@ DeviceOption = options.Device
 GpusOption = options.Gpus
 WorkersOption = options.Workers
 
-UNITS = ("params", "macs", "latency")
 EPOCHS = 6
 """Rows of the live table."""
 
@@ -152,17 +152,18 @@ class EpochReporter:
 
 
 def epoch_table(rows: Sequence[Mapping[str, Any]]) -> Grid:
-    """The table of epochs, from rows of train/log.jsonl; with the cost that is held, else with the parameters."""
-    held = next((unit for unit in UNITS if any(f"target_{unit}" in row for row in rows)), None)
-    unit = held or "params"
-    columns = ["epoch", "loss", "selection", f"E[{unit}]", *(["target"] if held else []), "mean p", "images/s"]
+    """The table of epochs, from rows of train/log.jsonl; with the costs that have targets, else with the parameters."""
+    held = [unit for unit in UNITS if any(f"target_{unit}" in row for row in rows)]
+    named = [name for unit in held for name in (f"E[{unit}]", "target")] or ["E[params]"]
+    keys = [key for unit in held for key in ((unit, f"expected_{unit}"), (unit, f"target_{unit}"))]
+    columns = ["epoch", "loss", "selection", *named, "mean p", "images/s"]
     shown = []
     for row in rows:
-        costs = [row.get(f"expected_{unit}"), *([row.get(f"target_{unit}")] if held else [])]
+        costs = [(unit, row.get(key)) for unit, key in keys or [("params", "expected_params")]]
         accuracy = row["selection_accuracy"]
         shown.append([
             str(row["epoch"]), f"{row['loss']:.4g}", "-" if accuracy is None else percent(accuracy),
-            *("-" if cost is None else _cost(unit)(cost) for cost in costs), f"{row['p']['mean']:.3f}",
+            *("-" if cost is None else _cost(unit)(cost) for unit, cost in costs), f"{row['p']['mean']:.3f}",
             human(row["images_per_second"]),
         ])  # fmt: skip
     return columns, shown

@@ -77,11 +77,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(
-            self.objective.fixed_drop is None or self.budget.given is None,
-            f"--fixed-drop and --{self.budget.given} exclude each other: a constant rate cannot be moved to a target",
-            "leave one of them out",
-        )
+        for unit in self.budget.units:
+            check(
+                self.objective.fixed_drop is None,
+                f"--fixed-drop and --target-{unit} exclude each other: a constant rate cannot be moved to a target",
+                "leave one of them out",
+            )
         check(
             self.schedule.lr_min <= self.optimizer.lr,
             f"schedule.lr_min is {self.schedule.lr_min} and optimizer.lr {self.optimizer.lr}: rates fall to lr_min",
@@ -91,7 +92,7 @@ class Recipe:
     @property
     def commit_epoch(self) -> int | None:
         """Epochs before the commit, at least one, and one is left after it; None where there is no commit."""
-        if self.commit.at is None or self.budget.given is None or self.schedule.epochs < 2:
+        if self.commit.at is None or not self.budget.units or self.schedule.epochs < 2:
             return None
         return min(self.schedule.epochs - 1, max(1, round(self.commit.at * self.schedule.epochs)))
 

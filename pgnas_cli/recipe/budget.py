@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pgnas_cli.recipe.check import check
 from pgnas_cli.sizes import parse_count, parse_seconds
 
+UNITS = ("params", "macs", "latency")
+"""What a target may be in: parameters, multiply-adds of one image, seconds."""
+
 
 @dataclass(frozen=True)
 class Budget:
-    """The cost that training holds the expected network at; at most one of the three targets.
+    """The costs that training holds the expected network at.
+
+    One target is held. Of several, none is exceeded, and the one that is hardest to keep is held.
 
     Args:
         target_params: "0.5x" of the supernet, or a number such as "12M"; None leaves the size to the priors.
@@ -28,12 +33,6 @@ class Budget:
     reached: float = 0.5
 
     def __post_init__(self) -> None:
-        named = self._named()
-        check(
-            len(named) < 2,
-            f"{' and '.join(f'--{name}' for name in named)} exclude each other: one cost is held at its target",
-            "leave all but one out",
-        )
         for text, option in (
             (self.target_params, "budget.target_params (--target-params)"),
             (self.target_macs, "budget.target_macs (--target-macs)"),
@@ -49,14 +48,7 @@ class Budget:
             "budget.start=0.05 and budget.reached=0.5",
         )
 
-    def _named(self) -> list[str]:
-        return [
-            name
-            for name in ("target-params", "target-macs", "target-latency")
-            if getattr(self, name.replace("-", "_")) is not None
-        ]
-
     @property
-    def given(self) -> str | None:
-        """The option whose target is set, such as "target-params"; None without a budget."""
-        return next(iter(self._named()), None)
+    def units(self) -> tuple[str, ...]:
+        """What has a target, of "params", "macs" and "latency"; empty without a budget."""
+        return tuple(unit for unit in UNITS if getattr(self, f"target_{unit}") is not None)

@@ -12,8 +12,8 @@ class Commit:
     """The end of the search inside a training: the posterior gives way to one candidate, which is trained on.
 
     The candidate holds the channels with the smallest drop probabilities, as many as its exact cost may have under the
-    budget's target. It is trained on as the small network that it is, with the weights, momentum and learning rate that
-    are there, without noise. The posterior as it was, with its weights, stays in the run, for `pgnas sample --from
+    budget's targets. It is trained on as the small network that it is, with the weights, momentum and learning rate
+    that are there, without noise. The posterior as it was, with its weights, stays in the run, for `pgnas sample --from
     soft`. Without a budget there is nothing to settle for, and the posterior is trained to the end.
 
     Args:

@@ -1,4 +1,4 @@
-"""The course of a training: losses and accuracies, and the expected cost against its target."""
+"""The course of a training: losses and accuracies, and expected costs against their targets."""
 
 from __future__ import annotations
 
@@ -77,18 +77,17 @@ def training(rows: Sequence[Row]) -> Figure:
     )
 
 
-def budget(rows: Sequence[Row]) -> Figure | None:
-    """The expected cost of the compact network, and the target that it is held at while the posterior is learned.
+def budgets(rows: Sequence[Row]) -> list[Figure]:
+    """For each cost with a target, its expectation and the target of the moment, while the posterior is learned.
 
     Args:
         rows: of train/log.jsonl, in the order of their epochs.
-
-    Returns:
-        None where no row has a target.
     """
-    unit = next((unit for unit in COSTS for row in rows if row.get(f"target_{unit}") is not None), None)
-    if unit is None:
-        return None
+    return [_budget(rows, unit) for unit in COSTS if any(row.get(f"target_{unit}") is not None for row in rows)]
+
+
+def _budget(rows: Sequence[Row], unit: str) -> Figure:
+    """The expected cost of the compact network against its target."""
     what, axis, cell = COSTS[unit]
     epochs = _epochs(rows)
     expected = [chart.value(row, f"expected_{unit}") for row in rows]
@@ -116,7 +115,7 @@ def budget(rows: Sequence[Row]) -> Figure | None:
         [(cell, expected), (cell, target), (lambda v: f"{100 * v:+.2f} %", apart)],
     )
     return Figure(
-        name="budget",
+        name=f"budget-{unit}",
         title=f"Expected {what} against the target",
         alt=alt,
         drawing=Drawing(chart.WIDTH, 274 + chart.BELOW, tuple(shapes)),

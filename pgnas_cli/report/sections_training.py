@@ -43,8 +43,7 @@ def training_section(facts: Facts) -> Section:
     blocks = unfinished(facts)
     if facts.log:
         blocks.append(curves.training(facts.log))
-        budget = curves.budget(facts.log)
-        blocks += [] if budget is None else [budget]
+        blocks += curves.budgets(facts.log)
     train = facts.stage("train")
     if train is not None:
         blocks += _targets(facts, train)
@@ -57,7 +56,7 @@ def training_section(facts: Facts) -> Section:
 
 
 def _targets(facts: Facts, train: Row) -> list[Block]:
-    """How far the posterior ended from its target, and what candidates drawn from it cost."""
+    """How far the posterior ended from its targets, and what candidates drawn from it cost."""
     rows: list[tuple[Inline, ...]] = []
     for unit, name in (("params", "parameters"), ("macs", "MACs"), ("latency", "latency of an image")):
         target = train[f"target_{unit}"]

@@ -1,4 +1,4 @@
-"""Holding the expected cost of the network at a target while the posterior trains.
+"""Holding expected costs of the network at their targets while the posterior trains.
 
 The expected cost of the compact network - parameters, multiply-adds, or latency by a table - is a differentiable
 function C of the drop logits a. The constrained problem
@@ -13,14 +13,24 @@ monotone in each logit but for noise of the table). Optimiser steps and correcti
 on loss + lambda * C, so a fixed point satisfies the condition above, up to the size of a step; and the target is met
 after every correction, not only in the limit. The training loop corrects every few steps, and after the last.
 
-The target falls linearly from the initial expectation to its final value, so that no group is dropped before the
+Several costs may have targets. Then none may exceed its own, and the network is as large as that lets it be:
+
+    max_i C_i(a) / target_i = 1.
+
+A correction moves a along the gradient of the cost that is the maximum, until the maximum is 1. Where one cost stays
+below its target its lambda_i is 0; where two are held, corrections alternate, and both lambda_i are above it: the
+conditions of Karush, Kuhn and Tucker of  minimise loss(a)  subject to  C_i(a) <= target_i for all i  - but that a
+network which the loss would make smaller than all targets is made as large as the first of them, as with one target.
+
+A target falls linearly from the initial expectation to its final value, so that no group is dropped before the
 likelihood has had a say.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +40,12 @@ from pgnas_cli.recipe import Recipe
 from pgnas_cli.sizes import Relative, parse_count
 from pgnas_cli.supernet.latency import LatencyTable
 from pgnas_cli.supernet.supernet import Supernet
-from pgnas_cli.training.cost_target import Target, find_target, sampled_cost
+from pgnas_cli.training.cost_target import Target, expectations, find_targets, sampled_cost
 
 __all__ = [
     "LOGIT_BOUND",
     "CostBudget",
+    "Held",
     "Target",
     "clamp_logits",
     "make_budget",
@@ -100,6 +111,19 @@ def reachable(net: Supernet, target: Target, bound: float = LOGIT_BOUND) -> tupl
     return found[0], found[1]
 
 
+def _check_reachable(net: Supernet, goal: Target) -> None:
+    """Raises UsageError: no drop probabilities reach the target."""
+    smallest, largest = reachable(net, goal)
+    if not smallest <= goal.value <= largest:
+        whole = goal.whole(net)
+        low, high = math.ceil(100 * smallest / whole) / 100, math.floor(100 * largest / whole) / 100
+        raise UsageError(
+            f"E[{goal.unit}] cannot be held at {goal.shown(goal.value)}: "
+            f"the gates reach {goal.shown(smallest)} to {goal.shown(largest)}",
+            f"{goal.option} {low if goal.value < smallest else high:.2f}x",
+        )
+
+
 def uniform_rate(net: Supernet, target: float) -> float:
     """The constant drop probability at which E[parameters] of the compact network is `target`.
 
@@ -134,58 +158,70 @@ def uniform_rate(net: Supernet, target: float) -> float:
             gate.fixed_drop = old
 
 
+@dataclass
+class Held:
+    """A cost under a budget.
+
+    Args:
+        goal: its target at the end.
+        initial: its expectation when the training began.
+        expected: its expectation after the last correction.
+        multiplier: its lambda, a running mean over corrections.
+    """
+
+    goal: Target
+    initial: float
+    expected: float
+    multiplier: float = 0.0
+
+    def target(self, share: float) -> float:
+        """The target of a moment: of its way from the initial expectation, `share` lies behind it."""
+        return self.initial + share * (self.goal.value - self.initial)
+
+
 class CostBudget:
-    """Holds E[cost] of a supernet at a target that falls over the course of training.
+    """Holds expected costs of a supernet at targets that fall over the course of training.
 
     Args:
         net: the supernet.
-        target: the cost, and the value that it ends at.
-        start, reached: shares of training between which the target falls.
+        goals: the costs, and the values that they end at. None is exceeded, and the hardest to keep is held.
+        start, reached: shares of training between which the targets fall.
 
     Raises:
-        UsageError: no drop probabilities reach the target.
+        UsageError: no drop probabilities reach a target.
+        ValueError: there is none, or two are in the same unit.
     """
 
-    def __init__(self, net: Supernet, target: Target, *, start: float, reached: float) -> None:
-        smallest, largest = reachable(net, target)
-        if not smallest <= target.value <= largest:
-            whole = target.whole(net)
-            low, high = math.ceil(100 * smallest / whole) / 100, math.floor(100 * largest / whole) / 100
-            raise UsageError(
-                f"E[{target.unit}] cannot be held at {target.shown(target.value)}: "
-                f"the gates reach {target.shown(smallest)} to {target.shown(largest)}",
-                f"{target.option} {low if target.value < smallest else high:.2f}x",
-            )
-        self.net = net
-        self.goal = target
+    def __init__(self, net: Supernet, goals: Sequence[Target], *, start: float, reached: float) -> None:
+        if not goals or len({goal.unit for goal in goals}) < len(goals):
+            raise ValueError(f"targets in {[goal.unit for goal in goals]}: one or more are needed, one a unit")
+        for goal in goals:
+            _check_reachable(net, goal)
+        self.net, self.goals = net, tuple(goals)
         self.start, self.reached = start, reached
-        self.initial = self._current()
-        self.multiplier = 0.0
-        self.expected = self.initial
+        costs = self._expected()
+        self.held = {goal.unit: Held(goal, cost, cost) for goal, cost in zip(goals, costs, strict=True)}
         self._groups: dict[str, Tensor] | None = None
 
-    @property
-    def unit(self) -> str:
-        """ "params", "macs" or "latency"."""
-        return self.goal.unit
-
-    @property
-    def target(self) -> float:
-        """E[cost] at the end, in parameters, multiply-adds or seconds."""
-        return self.goal.value
-
     @torch.no_grad()
-    def _current(self) -> float:
-        return float(self.goal.expectation(self.net))
+    def _expected(self, keep: Mapping[str, Tensor] | None = None) -> list[float]:
+        return [float(cost) for cost in expectations(self.net, self.goals, keep)]
 
-    def target_at(self, progress: float) -> float:
-        """The target after a share `progress` of training."""
+    def targets_at(self, progress: float) -> dict[str, float]:
+        """Unit -> the target after a share `progress` of training."""
         if progress >= self.reached:
-            return self.target
-        if progress <= self.start:
-            return self.initial
-        share = (progress - self.start) / (self.reached - self.start)
-        return self.initial + share * (self.target - self.initial)
+            share = 1.0
+        elif progress <= self.start:
+            share = 0.0
+        else:
+            share = (progress - self.start) / (self.reached - self.start)
+        return {unit: held.target(share) for unit, held in self.held.items()}
+
+    def hardest(self, progress: float) -> tuple[Held, float]:
+        """(The cost that is the largest share of its target of this moment, that target)."""
+        wanted = self.targets_at(progress)
+        held = max(self.held.values(), key=lambda held: held.expected / wanted[held.goal.unit])
+        return held, wanted[held.goal.unit]
 
     def correct(
         self,
@@ -195,41 +231,45 @@ class CostBudget:
         travelled: float = 1.0,
         tolerance: float = 2e-3,
     ) -> None:
-        """Bring E[cost] to the target of this moment, along -P * dC/da.
+        """Bring the cost that is hardest to keep to its target of this moment, along -P * dC/da.
 
-        Before `start` the cost is free. One or two Newton steps are usual; a saturated posterior may need more. All of
-        it is computed on the CPU: it consists of a thousand operations on a few numbers each.
+        Before `start` the costs are free. One or two Newton steps are usual; a saturated posterior, or a second target,
+        may need more. All of it is computed on the CPU: it consists of a thousand operations on a few numbers each.
 
         Args:
             progress: share of training done.
             metric: parameters -> P, the step that their optimiser makes for a unit gradient at rate 1: one number, or a
                 vector over all of them, one after the other.
             travelled: the optimiser's rate, summed over the steps since the last correction; it turns the length of
-                the correction into lambda, the `multiplier`.
-            tolerance: relative error of E[cost] that ends the iteration.
+                the correction into lambda, the `multiplier` of a cost.
+            tolerance: relative error of the largest E[cost] / target that ends the iteration.
         """
         if progress < self.start:
             return
-        wanted = self.target_at(progress)
         parameters = _counted(self.net)
         logits, scale = _flat(parameters), metric(parameters)
         scale = scale.cpu() if isinstance(scale, Tensor) else scale
-        before, total = logits.clone(), 0.0
+        before, moved = logits.clone(), dict.fromkeys(self.held, 0.0)
         for _ in range(20):
             leaf = logits.clone().requires_grad_()
-            expected = self.goal.expectation(self.net, self._keep(leaf))
-            self.expected = float(expected.detach())
-            gap = wanted - self.expected
+            costs = dict(zip(self.held, expectations(self.net, self.goals, self._keep(leaf)), strict=True))
+            self._see([float(cost.detach()) for cost in costs.values()])
+            held, wanted = self.hardest(progress)
+            gap, unit = wanted - held.expected, held.goal.unit
             if abs(gap) <= tolerance * wanted:
                 break
-            total += self._newton(logits, scale, torch.autograd.grad(expected, leaf)[0], gap)
+            moved[unit] += self._newton(logits, scale, torch.autograd.grad(costs[unit], leaf)[0], gap)
         else:
-            with torch.no_grad():
-                self.expected = float(self.goal.expectation(self.net, self._keep(logits)))
+            self._see(self._expected(self._keep(logits)))
         if not torch.equal(logits, before):
             _write(parameters, logits)
         if travelled > 0:
-            self.multiplier = 0.9 * self.multiplier + 0.1 * total / travelled
+            for unit, held in self.held.items():
+                held.multiplier = 0.9 * held.multiplier + 0.1 * moved[unit] / travelled
+
+    def _see(self, costs: Sequence[float]) -> None:
+        for held, cost in zip(self.held.values(), costs, strict=True):
+            held.expected = cost
 
     def _keep(self, logits: Tensor) -> dict[str, Tensor]:
         """Layer name -> probability of each input of being kept, of learned drop logits side by side on the CPU."""
@@ -263,18 +303,25 @@ class CostBudget:
         return -amount
 
     def log(self, progress: float) -> dict[str, float]:
-        """What log.jsonl holds of it: the target of this moment, the multiplier, and E[latency] in seconds if that is
-        what is held (the other two costs are logged with and without a budget)."""
-        row = {f"target_{self.unit}": self.target_at(progress), "multiplier": self.multiplier}
-        return {**row, "expected_latency": self._current()} if self.unit == "latency" else row
+        """What log.jsonl holds of it: targets of this moment, multipliers, and E[latency] in seconds if that has a
+        target (the other two costs are logged with and without a budget)."""
+        row = {f"target_{unit}": target for unit, target in self.targets_at(progress).items()}
+        row |= {f"multiplier_{unit}": held.multiplier for unit, held in self.held.items()}
+        if "latency" in self.held:
+            row["expected_latency"] = dict(zip(self.held, self._expected(), strict=True))["latency"]
+        return row
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, dict[str, float]]:
         """What a checkpoint keeps."""
-        return {"initial": self.initial, "multiplier": self.multiplier, "expected": self.expected}
+        return {
+            unit: {"initial": held.initial, "multiplier": held.multiplier, "expected": held.expected}
+            for unit, held in self.held.items()
+        }
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Go on from a checkpoint."""
-        self.initial, self.multiplier, self.expected = state["initial"], state["multiplier"], state["expected"]
+        for unit, held in self.held.items():
+            self.held[unit] = Held(held.goal, **state[unit])
 
 
 def make_budget(net: Supernet, recipe: Recipe, table: LatencyTable | None = None) -> CostBudget | None:
@@ -282,13 +329,13 @@ def make_budget(net: Supernet, recipe: Recipe, table: LatencyTable | None = None
 
     Args:
         net: the supernet as it will be trained.
-        recipe: at most one of its targets is set.
-        table: what operations take; needed where the target is a latency.
+        recipe: with any of its targets.
+        table: what operations take; needed where a target is a latency.
 
     Raises:
-        UsageError: no drop probabilities reach the target.
+        UsageError: no drop probabilities reach a target.
     """
-    target = find_target(net, recipe.budget, table)
-    if target is None:
+    goals = find_targets(net, recipe.budget, table)
+    if not goals:
         return None
-    return CostBudget(net, target, start=recipe.budget.start, reached=recipe.budget.reached)
+    return CostBudget(net, goals, start=recipe.budget.start, reached=recipe.budget.reached)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,14 +28,14 @@ CERTAIN = 30.0
 """Drop logit of a settled gate: p is 0 or 1 to 1e-13, and a relaxed mask exactly, since noise stays below 18."""
 
 
-def settle(net: Supernet, target: Target) -> dict[str, np.ndarray]:
+def settle(net: Supernet, targets: Sequence[Target]) -> dict[str, np.ndarray]:
     """The masks to commit to.
 
     All groups of channels are sorted by their drop logits, and those below a threshold are kept: the highest threshold
-    at which the exact cost is not above the target, found by bisection.
+    at which no exact cost is above its target, found by bisection.
 
     Raises:
-        PgnasError: no threshold is within the target, since too many gates are alike; or the candidate's logits would
+        PgnasError: no threshold is within the targets, since too many gates are alike; or the candidate's logits would
             not depend on the image.
     """
     logits = {name: gate.drop_logit.detach().double().cpu().numpy() for name, gate in net.gates.items()}
@@ -48,12 +48,13 @@ def settle(net: Supernet, target: Target) -> dict[str, np.ndarray]:
     low, high = 0, len(levels) - 1
     while low < high:  # cost rises with the level
         middle = (low + high + 1) // 2
-        fits = _exact_cost(net, keep(levels[middle]), target) <= target.value
+        fits = _fits(net, keep(levels[middle]), targets)
         low, high = (middle, high) if fits else (low, middle - 1)
     found = keep(levels[low])
-    if _exact_cost(net, found, target) > target.value:
+    if not _fits(net, found, targets):
+        within = " and ".join(f"{target.shown(target.value)} ({target.option})" for target in targets)
         raise PgnasError(
-            f"no candidate is within {target.shown(target.value)}: too many drop probabilities are still alike",
+            f"no candidate is within {within}: too many drop probabilities are still alike",
             "pgnas train --force with more --epochs, a smaller --batch-size or --set commit.at=0.4",
         )
     if not net.assess(found).usable:
@@ -64,10 +65,14 @@ def settle(net: Supernet, target: Target) -> dict[str, np.ndarray]:
     return found
 
 
-def _exact_cost(net: Supernet, masks: Masks, target: Target) -> float:
-    if target.table is not None:
-        return candidate_latency(net, masks, target.table)
-    return float(getattr(net.assess(masks), target.unit))
+def _fits(net: Supernet, masks: Masks, targets: Sequence[Target]) -> bool:
+    """Whether no exact cost is above its target."""
+    counts = net.assess(masks) if any(target.table is None for target in targets) else None
+    return all(
+        (candidate_latency(net, masks, target.table) if target.table is not None else getattr(counts, target.unit))
+        <= target.value
+        for target in targets
+    )
 
 
 @torch.no_grad()

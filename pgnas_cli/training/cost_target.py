@@ -1,21 +1,20 @@
-"""What a budget holds the network at: a number of parameters or multiply-adds, or a latency by a table."""
+"""What a budget holds the network at: numbers of parameters and multiply-adds, and a latency by a table."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from pgnas_cli.recipe import Budget
+from pgnas_cli.recipe.budget import UNITS
 from pgnas_cli.sizes import Relative, parse_count, parse_seconds
+from pgnas_cli.supernet.cost import SupernetCost
 from pgnas_cli.supernet.latency import LatencyTable, candidate_latency, expected_latency
 from pgnas_cli.supernet.supernet import Supernet
-
-UNITS = ("params", "macs", "latency")
-"""What a target may be in: parameters, multiply-adds of one image, seconds."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,10 @@ class Target:
         """
         if self.table is not None:
             return expected_latency(net, self.table, keep)
-        cost = net.cost(keep)
+        return self.counted(net.cost(keep))
+
+    def counted(self, cost: SupernetCost) -> Tensor:
+        """The expectation of a cost in parameters or multiply-adds."""
         return cost.expected_params if self.unit == "params" else cost.expected_macs
 
     def whole(self, net: Supernet) -> float:
@@ -69,25 +71,39 @@ class Target:
         return f"{1e3 * value:.4g} ms" if self.unit == "latency" else f"{value:.0f}"
 
 
-def find_target(net: Supernet, budget: Budget, table: LatencyTable | None) -> Target | None:
-    """The target of a recipe as a number: "0.5x" is half of what the supernet costs with everything kept.
+def find_targets(net: Supernet, budget: Budget, table: LatencyTable | None) -> tuple[Target, ...]:
+    """The targets of a recipe as numbers: "0.5x" is half of what the supernet costs with everything kept.
+
+    Returns:
+        In the order of UNITS; empty where the recipe has none.
 
     Raises:
-        UsageError: the text is no such size or time.
+        UsageError: a text is no such size or time.
         ValueError: the recipe names a latency, and there is no table.
     """
+    found = []
+    for unit, text in (("params", budget.target_params), ("macs", budget.target_macs)):
+        if text is not None:
+            size = parse_count(text, f"--target-{unit}")
+            whole = float(getattr(net.kept_cost(), unit))
+            found.append(Target(unit, size.factor * whole if isinstance(size, Relative) else float(size)))
     if budget.target_latency is not None:
         if table is None:
             raise ValueError("a target in latency needs a table")
         seconds = parse_seconds(budget.target_latency, "--target-latency")
         value = seconds.factor * table.full_seconds if isinstance(seconds, Relative) else seconds
-        return Target("latency", value, table)
-    for unit, text in (("params", budget.target_params), ("macs", budget.target_macs)):
-        if text is not None:
-            size = parse_count(text, f"--target-{unit}")
-            whole = float(getattr(net.kept_cost(), unit))
-            return Target(unit, size.factor * whole if isinstance(size, Relative) else float(size))
-    return None
+        found.append(Target("latency", value, table))
+    return tuple(found)
+
+
+def expectations(net: Supernet, targets: Sequence[Target], keep: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+    """E[cost] in the unit of each target, as `Target.expectation` gives it; parameters and multiply-adds at once."""
+    counts = [target for target in targets if target.table is None]
+    cost = net.cost(keep) if counts else None
+    return [
+        target.expectation(net, keep) if cost is None or target.table is not None else target.counted(cost)
+        for target in targets
+    ]
 
 
 def sampled_cost(

@@ -17,6 +17,7 @@ from pgnas_cli.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from pgnas_cli.supernet.supernet import Supernet
+    from pgnas_cli.training.budget import Held
 
 MOVED = 1e-3
 """A drop probability has moved once |p - p0| reaches this. Under Adam at its default rate one step moves p = 0.1 by
@@ -208,23 +209,22 @@ def disconnected(posterior: Posterior) -> HealthWarning:
     )
 
 
-def target_missed(expected: float, target: float, option: str) -> HealthWarning | None:
+def target_missed(held: Held, target: float) -> HealthWarning | None:
     """An expected cost that does not follow its target.
 
     Args:
-        expected: of the posterior, in the unit of the target.
+        held: the cost.
         target: of this moment.
-        option: the command-line option of the target.
     """
-    miss = expected / target - 1
+    miss = held.expected / target - 1
     if abs(miss) <= MISSED:
         return None
     return HealthWarning(
         "target_missed",
         None,
-        f"the expected cost is {expected:.4g}, {100 * miss:+.1f} % off its target of {target:.4g}: "
+        f"the expected cost is {held.expected:.4g}, {100 * miss:+.1f} % off its target of {target:.4g}: "
         "the gates do not follow",
-        f"{option} nearer to what is reached, or a smaller budget.start for more time",
+        f"{held.goal.option} nearer to what is reached, or a smaller budget.start for more time",
     )
 
 
@@ -239,7 +239,6 @@ class HealthMonitor:
         learned: whether the drop probabilities are trained; if not, nothing is watched.
         cuts: whether losing one layer cuts the network, see `layers_lost`; asked at most once for each layer.
         warmup: share of the training in which the gates wait.
-        option: the option that set the target.
     """
 
     def __init__(
@@ -249,9 +248,8 @@ class HealthMonitor:
         learned: bool,
         cuts: Callable[[str], bool],
         warmup: float = 0.0,
-        option: str = "--target-params",
     ) -> None:
-        self.learned, self.warmup, self.option = learned, warmup, option
+        self.learned, self.warmup = learned, warmup
         self._ask = cuts
         self._cuts: dict[str, bool] = {}
         self._start = {name: layer.drop_prob.copy() for name, layer in posterior.items()}
@@ -269,8 +267,7 @@ class HealthMonitor:
         sums: Mapping[str, float],
         *,
         usable: bool = True,
-        expected: float | None = None,
-        target: float | None = None,
+        held: tuple[Held, float] | None = None,
     ) -> list[HealthWarning]:
         """What is new to say after an epoch.
 
@@ -279,7 +276,7 @@ class HealthMonitor:
             posterior: now. A posterior that has been committed to its most probable masks is not looked at.
             sums: the epoch's means of "kl" and "cross_entropy".
             usable: whether the logits of the most probable masks depend on the image.
-            expected, target: expected cost and its target of this moment, where there is a budget.
+            held: where there is a budget, the cost that is hardest to keep and its target of this moment.
         """
         if not self.learned:
             return []
@@ -294,8 +291,8 @@ class HealthMonitor:
             found += _present(frozen(self._travelled))
         if not usable:
             found.append(disconnected(posterior))
-        if expected is not None and target is not None and learning > 0:
-            missed = target_missed(expected, target, self.option)
+        if held is not None and learning > 0:
+            missed = target_missed(*held)
             self._missed = 0 if missed is None else self._missed + 1
             found += _present(missed) if self._missed >= MISSED_EPOCHS else []
         new = [warning for warning in found if (warning.kind, warning.gate) not in self._said]

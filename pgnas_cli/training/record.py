@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
+from pgnas_cli.recipe.budget import UNITS
 from pgnas_cli.training.checkpoint import Checkpoint, relative
-from pgnas_cli.training.cost_target import UNITS, sampled_cost
+from pgnas_cli.training.cost_target import sampled_cost
 from pgnas_cli.training.trainer import Trainer
 
 
 def training_record(trainer: Trainer, checkpoint: Checkpoint, last: Mapping[str, Any]) -> dict[str, Any]:
     """The record of the stage.
 
-    Where there was a target: it, the expectation, and under "sampled" what candidates drawn from the posterior cost.
+    Where there were targets: them, the expectations, and under "sampled" what candidates drawn from the posterior cost.
     After a commit these are those of the one candidate, and "soft" holds the same of the posterior just before.
 
     Args:
@@ -38,7 +39,7 @@ def training_record(trainer: Trainer, checkpoint: Checkpoint, last: Mapping[str,
         "macs": int(kept.macs),
         "processes": trainer.world.size,
         **_targets(trainer),
-        "sampled": sampled_cost(trainer.net, trainer.table, seed=recipe.seed) if trainer.goal is not None else None,
+        "sampled": sampled_cost(trainer.net, trainer.table, seed=recipe.seed) if trainer.goals else None,
         "soft": trainer.soft,
         "fixed_drop": recipe.objective.fixed_drop,
         **{name: last[name] for name in ("expected_params", "expected_macs", "selection_accuracy", "p")},
@@ -49,11 +50,11 @@ def training_record(trainer: Trainer, checkpoint: Checkpoint, last: Mapping[str,
 def _targets(trainer: Trainer) -> dict[str, float | None]:
     """The three costs that may have had a target, and the expectation of one that is no plain count."""
     found: dict[str, float | None] = {f"target_{unit}": None for unit in UNITS}
-    if trainer.goal is not None:
-        found[f"target_{trainer.goal.unit}"] = trainer.goal.value
-        if trainer.goal.unit == "latency":
+    for goal in trainer.goals:
+        found[f"target_{goal.unit}"] = goal.value
+        if goal.unit == "latency":
             with torch.no_grad():
-                found["expected_latency"] = float(trainer.goal.expectation(trainer.net))
+                found["expected_latency"] = float(goal.expectation(trainer.net))
     return found
 
 

@@ -22,7 +22,7 @@ from pgnas_cli.training import distributed
 from pgnas_cli.training.budget import clamp_logits, make_budget
 from pgnas_cli.training.checkpoint import Checkpoint, read_weights, relative, save_checkpoint
 from pgnas_cli.training.commit import CommittedNetwork, Trainable, settle, settle_gates
-from pgnas_cli.training.cost_target import sampled_cost
+from pgnas_cli.training.cost_target import expectations, sampled_cost
 from pgnas_cli.training.distributed import World
 from pgnas_cli.training.engine import Engine, Mixer, check_compute, share_of_batch
 from pgnas_cli.training.health import HealthMonitor, HealthWarning, cuts_network
@@ -73,11 +73,10 @@ class Trainer:
             learned=self.optimizers.learned,
             cuts=functools.partial(cuts_network, self.net),
             warmup=self.recipe.annealing.warmup,
-            option=f"--{self.recipe.budget.given}",
         )
         self.engine = Engine(self.net, self.objective, self.optimizers, self.recipe, world)
         self.commit_epoch = self.recipe.commit_epoch if self.optimizers.learned else None
-        self.goal = None if self.budget is None else self.budget.goal
+        self.goals = () if self.budget is None else self.budget.goals
         self.soft: dict[str, Any] | None = None
         self._mix = Mix(self.recipe.data, self.data.num_classes)
         self._seen_expected: float | None = None
@@ -161,21 +160,21 @@ class Trainer:
 
     def commit(self) -> Candidate:
         """Settle for one candidate, after an epoch; see `recipe.Commit`. The supernet as it was is written to soft/."""
-        assert self.goal is not None
+        assert self.goals
         net = self.kept
         if self.world.is_master:
             save_tensors(self.run.train_path / SOFT, net.state_dict())
         with torch.no_grad():
-            cost, held = net.cost(), float(self.goal.expectation(net))
+            cost, held = net.cost(), [float(expected) for expected in expectations(net, self.goals)]
         self.soft = {
             "checkpoint": relative(self.run.train_path / SOFT, self.run),
             "epoch": self.epoch,
             "expected_params": float(cost.expected_params),
             "expected_macs": float(cost.expected_macs),
-            f"expected_{self.goal.unit}": held,
+            **{f"expected_{goal.unit}": expected for goal, expected in zip(self.goals, held, strict=True)},
             "sampled": sampled_cost(net, self.table, seed=self.recipe.seed),
         }
-        candidate, before = self.net.candidate(settle(self.net, self.goal), "commit"), self.optimizers.weights
+        candidate, before = self.net.candidate(settle(self.net, self.goals), "commit"), self.optimizers.weights
         network = CommittedNetwork(self.net, candidate.masks)  # the weights that move, not their average
         settle_gates(self.net, candidate.masks)
         self._train_on(network)
@@ -313,9 +312,9 @@ class Trainer:
             report(TrainProgress(self.epoch, self.recipe.schedule.epochs, self.step, self.steps, shown))
 
     def _expected(self) -> dict[str, float]:
-        """The expected cost, computed anew every few steps where no budget computes it anyway."""
+        """Expected costs, computed anew every few steps where no budget computes them anyway."""
         if self.budget is not None:
-            return {f"E[{self.budget.unit}]": self.budget.expected}
+            return {f"E[{unit}]": held.expected for unit, held in self.budget.held.items()}
         if self._seen_expected is None or (self.soft is None and self.step % BUDGET_INTERVAL == 0):
             with torch.no_grad():
                 self._seen_expected = float(self.net.cost().expected_params)
@@ -364,15 +363,14 @@ class Trainer:
         """What is new to say about the gates after an epoch whose row this is."""
         if self.soft is not None:
             return []
-        target = None if self.budget is None else self.budget.target_at(self.step / self.search_steps)
+        held = None if self.budget is None else self.budget.hardest(self.step / self.search_steps)
         return self.health.update(
             self.epoch,
             self.recipe.schedule.epochs,
             self.net.posterior(),
             row,
             usable=row["selection_accuracy"] is not None,
-            expected=None if self.budget is None else self.budget.expected,
-            target=target,
+            held=held,
         )
 
     def posterior_row(self) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_inflate_into_a_run_that_exists(at, capsys) -> None:
         ("--sync-bn --device cpu", 2, "--sync-bn needs GPUs", "leave --sync-bn out"),
         ("--checkpoint-every often", 2, "--checkpoint-every 'often'", "--checkpoint-every 10m, or 500"),
         ("--batch-size 16 --accumulate 9", 2, "fewer than two images", "--batch-size 18"),
-        ("--target-macs 0.5x --target-params 0.5x", 2, "exclude each other", "leave all but one out"),
+        ("--target-macs 0.5x --target-params 2x", 2, "E[params] cannot be held at", "--target-params"),
         ("--target-macs many", 2, "(--target-macs) 'many'", "0.5x"),
         ("--target-latency 3", 2, "(--target-latency) '3'", "3ms"),
         ("--target-params large", 2, "(--target-params) 'large'", "0.5x"),

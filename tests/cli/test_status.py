@@ -146,7 +146,7 @@ def test_the_facts_of_a_training_that_is_under_way(run: RunDirectory, capsys) ->
         "epoch": 4, "epochs": 8, "finished": False, "running": True, "images_per_second": 1500.0,
         "seconds_per_epoch": 5.5, "seconds_left": 22.0,
         "selection_accuracy": {"last": 0.5, "best": 0.6, "best_epoch": 3, "epochs": [0.2, None, 0.6, 0.5]},
-        "cost": {"unit": "params", "expected": 505.0, "target": 500.0, "goal": "0.5x", "whole": 1000},
+        "costs": [{"unit": "params", "expected": 505.0, "target": 500.0, "goal": "0.5x", "whole": 1000}],
     }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_before_the_first_epoch_there_is_little_to_say(run: RunDirectory, capsys
     begun(run, 0)
     age(run, 75)
     found = training(capsys, run)
-    assert (found["epoch"], found["selection_accuracy"], found["cost"], found["posterior"]) == (0, None, None, None)
+    assert (found["epoch"], found["selection_accuracy"], found["costs"], found["posterior"]) == (0, None, [], None)
     assert section(status(capsys, run)[1], "training") == {
         "epochs": f"{'░' * 30} 0 of 8", "begun": "1 min 15 s ago, no epoch is finished yet",
     }  # fmt: skip
@@ -226,6 +226,19 @@ def test_another_cost_that_is_held(run: RunDirectory, capsys, unit: str, typed: 
     write_jsonl(run.train_path / "log.jsonl", [row, {"epoch": 2, "expected_params": 1.0}])
     (shown,) = (value for key, value in section(status(capsys, run)[1], "training").items() if key.startswith("E["))
     assert shown.split(" ", 1)[1] == says
+
+
+def test_each_of_several_costs_is_shown(run: RunDirectory, capsys) -> None:
+    begun(run, 0, **{"budget.target_macs": "5"})
+    row = {"epoch": 1, "expected_params": 505.0, "target_params": 500.0, "expected_macs": 4.0, "target_macs": 5.0}
+    write_jsonl(run.train_path / "log.jsonl", [row])
+    shown = {
+        key: text.split(" ", 1)[1] for key, text in section(status(capsys, run)[1], "training").items() if "E[" in key
+    }
+    assert shown == {
+        "E[parameters]": "505 of 1.00 k, target 500 (+1.0 %), in the end 0.5x",
+        "E[MACs]": "4 of 10, target 5 (-20.0 %), in the end 5",
+    }
 
 
 # ---- what comes after --------------------------------------------------------------------------------------

@@ -27,6 +27,12 @@ def sampled(mean: float, sd: float, unit: str = "params") -> dict[str, Any]:
     return {unit: {"mean": mean, "sd": sd, "n": 64}}
 
 
+SOFT = {
+    "expected_params": 100_010.0, "expected_macs": 4_600_000.0,
+    "sampled": {**sampled(98_000.0, 2_345.0), **sampled(4_700_000.0, 100_000.0, "macs")},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "lines"),
     [
@@ -58,8 +64,17 @@ def sampled(mean: float, sd: float, unit: str = "params") -> dict[str, Any]:
                 "before the commit expected -0.50 %; 64 sampled +1.00 %: 2.02 ms +- 0.1 ms",
             ],
         ),
+        (
+            {"target_params": 100_000.0, "target_macs": 5_000_000.0, "soft": SOFT},
+            [
+                "target 100 k parameters: committed to +0.50 %",
+                "before the commit expected +0.01 %; 64 sampled -2.00 %: 98.0 k +- 2.35 k",
+                "target 5.00 M MACs: committed to -10.00 %",
+                "before the commit expected -8.00 %; 64 sampled -6.00 %: 4.70 M +- 100 k",
+            ],
+        ),
     ],
-    ids=["no target", "a posterior", "nothing to draw", "a candidate", "a candidate in time"],
+    ids=["no target", "a posterior", "nothing to draw", "a candidate", "a candidate in time", "two targets"],
 )
 def test_the_target_and_what_is_near_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, changes: dict, lines: list[str]
@@ -89,6 +104,11 @@ def row(epoch: int, **changes: Any) -> dict[str, Any]:
         ([row(1, target_params=90_000.0)], "E[params] target", ["100 k", "90.0 k"]),
         ([row(1, target_macs=4e6)], "E[macs] target", ["4.50 M", "4.00 M"]),
         ([row(1, target_latency=0.002, expected_latency=0.0025)], "E[latency] target", ["2.5 ms", "2 ms"]),
+        (
+            [row(1, target_params=9e4, target_macs=4e6)],
+            "E[params] target E[macs] target",
+            ["100 k", "90.0 k", "4.50 M", "4.00 M"],
+        ),
         # after the commit nothing is held any more
         ([row(1, target_latency=0.002, expected_latency=0.0025), row(2)], "E[latency] target", ["-", "-"]),
     ],

@@ -113,7 +113,7 @@ def test_a_long_table_shows_epochs_at_equal_steps() -> None:
 def test_no_epoch_has_no_course() -> None:
     with pytest.raises(ValueError, match="without an epoch"):
         curves.training([])
-    assert curves.budget([]) is None
+    assert curves.budgets([]) == []
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,9 @@ def test_no_epoch_has_no_course() -> None:
     ],
 )
 def test_the_budget_is_drawn_in_its_unit(unit: str, what: str, text: str) -> None:
-    figure = curves.budget(rows(3, held=3, unit=unit))
-    assert figure is not None
+    (figure,) = curves.budgets(rows(3, held=3, unit=unit))
     assert figure.table is not None
-    assert figure.name == "budget"
+    assert figure.name == f"budget-{unit}"
     assert what in texts(figure)
     assert figure.table.rows[-1][1] == Number(text.replace(".", ""), 107)
     apart = figure.table.rows[-1][3]
@@ -139,12 +138,16 @@ def test_the_budget_is_drawn_in_its_unit(unit: str, what: str, text: str) -> Non
 
 
 def test_no_target_has_no_budget() -> None:
-    assert curves.budget(rows(3)) is None
+    assert curves.budgets(rows(3)) == []
+
+
+def test_each_of_several_targets_is_drawn() -> None:
+    both = [{**a, **b} for a, b in zip(rows(3, held=3, unit="macs"), rows(3, held=3, unit="params"), strict=True)]
+    assert [figure.name for figure in curves.budgets(both)] == ["budget-params", "budget-macs"]
 
 
 def test_after_the_commit_nothing_is_held() -> None:
-    figure = curves.budget(rows(6, held=3))
-    assert figure is not None
+    (figure,) = curves.budgets(rows(6, held=3))
     assert figure.table is not None
     assert len(lines(figure, "series1")[0].points) == 6
     assert len(lines(figure, "series2")[0].points) == 3

@@ -77,7 +77,7 @@ def test_a_training_that_goes_on_is_resumed_and_shown(tmp_path: Path) -> None:
     facts = Facts.read(run)
     section = sections_training.training_section(facts)
     assert typed(section) == [f"pgnas train --resume --run {run.path}"]
-    assert [figure.name for figure in section.figures] == ["training", "budget"]
+    assert [figure.name for figure in section.figures] == ["training", "budget-params"]
     assert [figure.name for figure in sections_training.posterior_section(facts).figures] == ["posterior"]
     assert plain(results.lead(facts)) == (
         "The supernet shakeshake26_2x4d, 1.00 k parameters, is in training: 1 of 2 epochs; its most probable network "

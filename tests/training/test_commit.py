@@ -49,7 +49,7 @@ def make_net(arch: str = "shakeshake26_2x4d", granularity: str = "channel", seed
 def test_the_largest_threshold_within_the_target(unit: str, share: float) -> None:
     net = make_net()
     target = Target(unit, share * getattr(net.kept_cost(), unit))
-    masks = settle(net, target)
+    masks = settle(net, [target])
     logits = np.concatenate([gate.drop_logit.detach().numpy() for gate in net.gates.values()])
     kept = np.concatenate([masks[name] for name in net.gates])
     assert logits[kept].max() < logits[~kept].min()
@@ -59,9 +59,20 @@ def test_the_largest_threshold_within_the_target(unit: str, share: float) -> Non
     assert getattr(net.assess(more), unit) > target.value
 
 
+@pytest.mark.parametrize(("shares", "binding"), [((0.3, 0.9), "params"), ((0.9, 0.3), "macs")])
+def test_of_two_targets_neither_is_exceeded(shares: tuple[float, float], binding: str) -> None:
+    net = make_net()
+    targets = {unit: Target(unit, share * getattr(net.kept_cost(), unit))
+               for unit, share in zip(("params", "macs"), shares, strict=True)}  # fmt: skip
+    masks = settle(net, list(targets.values()))
+    alone = settle(net, [targets[binding]])
+    assert all(np.array_equal(masks[name], alone[name]) for name in masks)
+    assert all(getattr(net.assess(masks), unit) <= target.value for unit, target in targets.items())
+
+
 def test_groups_are_kept_or_dropped_as_a_whole() -> None:
     net = make_net(granularity="group")
-    masks = settle(net, Target("params", 0.5 * net.kept_cost().params))
+    masks = settle(net, [Target("params", 0.5 * net.kept_cost().params)])
     for name, gate in net.gates.items():
         for group in range(len(gate.sizes)):
             assert len(set(masks[name][gate.group_of_channel.numpy() == group].tolist())) == 1
@@ -73,7 +84,7 @@ def test_gates_that_are_all_alike_are_refused() -> None:
         for logit in net.gate_parameters():
             logit.fill_(-2.0)
     with pytest.raises(PgnasError, match="too many drop probabilities are still alike") as error:
-        settle(net, Target("params", 0.5 * net.kept_cost().params))
+        settle(net, [Target("params", 0.5 * net.kept_cost().params)])
     assert "--epochs" in error.value.hint
 
 
@@ -86,13 +97,13 @@ def test_a_candidate_that_does_not_see_the_image_is_refused() -> None:
         name: np.full(gate.channels, "conv1" in name and "skip" not in name) for name, gate in net.gates.items()
     }
     with pytest.raises(PgnasError, match="does not depend on the image") as error:
-        settle(net, Target("params", float(net.assess(smallest).params)))
+        settle(net, [Target("params", float(net.assess(smallest).params))])
     assert "--force" in error.value.hint
 
 
 def test_settled_gates_draw_their_masks_and_nothing_else() -> None:
     net = make_net()  # no layer loses all inputs, which would count as zeros and not as what BatchNorm makes of them
-    masks = settle(net, Target("params", 0.7 * net.kept_cost().params))
+    masks = settle(net, [Target("params", 0.7 * net.kept_cost().params)])
     assert all(mask.any() for mask in masks.values())
     settle_gates(net, masks)
     posterior, generator = net.posterior(), np.random.default_rng(0)
@@ -127,7 +138,7 @@ def test_settled_gates_draw_their_masks_and_nothing_else() -> None:
 )
 def test_every_element_knows_where_it_came_from(arch: str, granularity: str) -> None:
     net = make_net(arch, granularity)
-    masks = settle(net, Target("params", 0.5 * net.kept_cost().params))
+    masks = settle(net, [Target("params", 0.5 * net.kept_cost().params)])
     small, tensors = net.compact(masks).state_dict(), net.backbone.state_dict()
     found = origins(net, masks)
     assert found.keys() == {name for name, tensor in small.items() if tensor.is_floating_point() and tensor.numel()}
@@ -137,7 +148,7 @@ def test_every_element_knows_where_it_came_from(arch: str, granularity: str) -> 
 
 def test_trained_weights_go_back_and_masked_equals_compact() -> None:
     net = make_net()
-    masks = settle(net, Target("params", 0.5 * net.kept_cost().params))
+    masks = settle(net, [Target("params", 0.5 * net.kept_cost().params)])
     network = CommittedNetwork(net, masks)
     untouched = net.backbone.state_dict()["stem.weight"].clone()
     generator = torch.Generator().manual_seed(2)
@@ -155,7 +166,7 @@ def test_trained_weights_go_back_and_masked_equals_compact() -> None:
 
 def test_what_fills_up_a_grouped_convolution_stays_zero() -> None:
     net = make_net("regnetx_002")
-    masks = settle(net, Target("params", 0.4 * net.kept_cost().params))
+    masks = settle(net, [Target("params", 0.4 * net.kept_cost().params)])
     network = CommittedNetwork(net, masks)
     filled = {name: origin.index < 0 for name, origin in network.origins.items() if bool((origin.index < 0).any())}
     assert filled
@@ -182,7 +193,7 @@ def test_momentum_is_inherited_element_by_element() -> None:
     net.train()
     net(torch.randn(4, 1, 8, 8)).square().mean().backward()
     before.step()
-    masks = settle(net.eval(), Target("params", 0.5 * net.kept_cost().params))
+    masks = settle(net.eval(), [Target("params", 0.5 * net.kept_cost().params)])
     network = CommittedNetwork(net, masks)
     after = torch.optim.SGD(network.weight_parameters(), lr=0.1, momentum=0.9)
     network.inherit_momentum(net, before, after)
@@ -197,7 +208,7 @@ def test_momentum_is_inherited_element_by_element() -> None:
 def test_the_penalty_is_that_of_the_masked_supernet() -> None:
     """l2 / N * ||W||^2 of what is left: of layers that were gated, and of the other convolutions."""
     net = make_net()
-    masks = settle(net, Target("params", 0.5 * net.kept_cost().params))
+    masks = settle(net, [Target("params", 0.5 * net.kept_cost().params)])
     network = CommittedNetwork(net, masks)
     small = net.compact(masks).requires_grad_(False)
     gated = sum(float(m.weight.double().square().sum()) for n, m in small.named_modules() if n in net.gates)

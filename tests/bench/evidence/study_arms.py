@@ -73,12 +73,17 @@ ARMS = {
     "2x12d": Arm("commit", "shakeshake26_2x12d", FOUND),
     "2x8d": Arm("commit", "shakeshake26_2x8d", FOUND),
     "macs": Arm("commit, target the plain network's MACs", WIDE, SAME_MACS),
+    "both": Arm("commit, targets the plain network's parameters and MACs", WIDE, FOUND + SAME_MACS),
     "macs-anneal": Arm(
         "commit, target the plain network's MACs, temperature 1 to 0.2", WIDE, SAME_MACS + annealed(1, 0.2)
     ),
     "macs-44": Arm(
         "commit after 5 of 44 epochs, target the plain network's MACs, temperature 1 to 0.2", WIDE,
         SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44,
+    ),
+    "both-44": Arm(
+        "commit after 5 of 44 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2", WIDE,
+        FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44,
     ),
     "resnet": Arm("default recipe", RESNET.supernet, FOUND_RESNET, base="resnet"),
     "resnet-plain": Arm("plain", RESNET.plain, PLAIN, sample=ONE, base="resnet"),

@@ -72,7 +72,8 @@ default itself was chosen with a prototype (README, "Measured").
 """,
     "study", SELECTION, "selection",
     tuple(better(SELECTION, *pair) for pair in (
-        ("commit", "plain"), ("macs", "plain"), ("resnet", "resnet-plain"), ("commit-60", "plain-183"),
+        ("commit", "plain"), ("macs", "plain"), ("both", "plain"), ("resnet", "resnet-plain"),
+        ("commit-60", "plain-183"),
     )),
 )  # fmt: skip
 FOUND_PLAIN = table(
