@@ -87,7 +87,14 @@ recipes = st.builds(
     budget=st.builds(
         lambda target, pair: Budget(**target, start=pair[0], reached=pair[1]),
         st.sampled_from(
-            [{}, {"target_params": "0.5x"}, {"target_params": "12M"}, {"target_macs": "2e3"}, {"target_latency": "3ms"}]
+            [
+                {},
+                {"target_params": "0.5x"},
+                {"target_params": "12M"},
+                {"target_macs": "2e3"},
+                {"target_latency": "3ms"},
+                {"target_params": "1M", "target_macs": "0.1x", "target_latency": "1s"},
+            ]
         ),
         shares,
     ),
@@ -279,6 +286,10 @@ def test_overriding_replaces_some_keys_in_a_copy() -> None:
         ({"schedule.epochs": 0}, "schedule.epochs is 0"),
         ({"objective.fixed_drop": 0.3, "budget.target_params": "0.5x"}, "exclude each other"),
         ({"objective.fixed_drop": 0.3, "budget.target_macs": "0.5x"}, "--fixed-drop and --target-macs exclude"),
+        (
+            {"objective.fixed_drop": 0.3, "budget.target_params": "0.5x", "budget.target_macs": "0.5x"},
+            "--fixed-drop and --target-params/macs exclude",
+        ),
         (
             {"data.rand_augment": "rand-m9", "data.auto_augment": "cifar10"},
             "rand_augment and data.auto_augment exclude",

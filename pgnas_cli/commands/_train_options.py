@@ -93,7 +93,7 @@ Ema = Annotated[
 TargetParams = Annotated[
     str | None,
     typer.Option(
-        "--target-params", metavar="0.5x|12M", help="Hold the expected size here, or below.", rich_help_panel=_POSTERIOR
+        "--target-params", metavar="0.5x|12M", help="Hold the expected size here.", rich_help_panel=_POSTERIOR
     ),
 ]
 TargetMacs = Annotated[

@@ -154,7 +154,10 @@ class EpochReporter:
 def epoch_table(rows: Sequence[Mapping[str, Any]]) -> Grid:
     """The table of epochs, from rows of train/log.jsonl; with the costs that have targets, else with the parameters."""
     held = [unit for unit in UNITS if any(f"target_{unit}" in row for row in rows)]
-    named = [name for unit in held for name in (f"E[{unit}]", "target")] or ["E[params]"]
+    several = len(held) > 1
+    named = [name for unit in held for name in (f"E[{unit}]", f"target {unit}" if several else "target")] or [
+        "E[params]"
+    ]
     keys = [key for unit in held for key in ((unit, f"expected_{unit}"), (unit, f"target_{unit}"))]
     columns = ["epoch", "loss", "selection", *named, "mean p", "images/s"]
     shown = []

@@ -21,6 +21,7 @@ from pgnas_cli.posterior.candidate import Candidate
 from pgnas_cli.ranking.candidates import sampled_supernet
 from pgnas_cli.ranking.evaluate import Evaluator
 from pgnas_cli.ranking.same_data import same_data
+from pgnas_cli.recipe.budget import UNITS
 from pgnas_cli.run import RunDirectory, expect, read_json
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.data import Data
@@ -213,7 +214,7 @@ def describe(
                      "l2": recipe.objective.l2, "num_examples": recipe.objective.num_examples,
                      "temperature": recipe.objective.temperature, "prior_drop": recipe.objective.prior_drop,
                      "granularity": recipe.objective.granularity, "fixed_drop": recipe.objective.fixed_drop,
-                     "target_params": train["target_params"]},
+                     **{f"target_{unit}": train[f"target_{unit}"] for unit in UNITS}},
         "ranking": {"method": ranking["method"], "candidates": ranking["candidates"], "images": ranking["images"],
                     "recalibrate": ranking["recalibrate"], "sample_seed": sample["seed"], "winner": is_winner},
         "data": data,

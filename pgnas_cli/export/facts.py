@@ -14,6 +14,7 @@ from pgnas_cli import registry, restore
 from pgnas_cli.errors import PgnasError
 from pgnas_cli.export.choice import Choice
 from pgnas_cli.plugin import BuildSpec
+from pgnas_cli.recipe.budget import UNITS
 from pgnas_cli.report import front, sections, sections_record, sections_training
 from pgnas_cli.report.document import Figure, Inline, Number, Paragraph, Section
 from pgnas_cli.report.facts import Facts, again, check
@@ -129,7 +130,7 @@ def _search(facts: Facts) -> dict[str, Any]:
     ends = committed or train
     budget = {
         unit: {"target": train[f"target_{unit}"], "expected": ends.get(f"expected_{unit}")}
-        for unit in ("params", "macs", "latency")
+        for unit in UNITS
         if train.get(f"target_{unit}") is not None
     }
     return {

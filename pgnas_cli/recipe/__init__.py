@@ -77,12 +77,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for unit in self.budget.units:
-            check(
-                self.objective.fixed_drop is None,
-                f"--fixed-drop and --target-{unit} exclude each other: a constant rate cannot be moved to a target",
-                "leave one of them out",
-            )
+        check(
+            self.objective.fixed_drop is None or not self.budget.units,
+            f"--fixed-drop and --target-{'/'.join(self.budget.units)} exclude each other: "
+            "a constant rate cannot be moved to a target",
+            "leave one of them out",
+        )
         check(
             self.schedule.lr_min <= self.optimizer.lr,
             f"schedule.lr_min is {self.schedule.lr_min} and optimizer.lr {self.optimizer.lr}: rates fall to lr_min",

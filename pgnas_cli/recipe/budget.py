@@ -22,8 +22,8 @@ class Budget:
         target_macs: the same in multiply-adds of one image.
         target_latency: "0.5x" of the supernet's, or a time such as "3ms", by a table measured on the machine that
             trains.
-        start: share of training before the target starts to fall from the initial expectation.
-        reached: share of training by which it has reached the target.
+        start: share of training before the targets of the moment leave the initial expectations.
+        reached: share of training by which they have reached the targets.
     """
 
     target_params: str | None = None

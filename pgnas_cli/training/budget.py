@@ -17,12 +17,13 @@ Several costs may have targets. Then none may exceed its own, and the network is
 
     max_i C_i(a) / target_i = 1.
 
-A correction moves a along the gradient of the cost that is the maximum, until the maximum is 1. Where one cost stays
-below its target its lambda_i is 0; where two are held, corrections alternate, and both lambda_i are above it: the
-conditions of Karush, Kuhn and Tucker of  minimise loss(a)  subject to  C_i(a) <= target_i for all i  - but that a
-network which the loss would make smaller than all targets is made as large as the first of them, as with one target.
+A correction moves a along the gradient of the cost that is the maximum, until the maximum is 1 to the tolerance. A cost
+that stays below its target has the multiplier lambda_i = 0; where two are held, corrections alternate between them.
+Where the loss asks for a larger network, lambda_i >= 0 and a fixed point satisfies the conditions of Karush, Kuhn and
+Tucker for  minimise loss(a)  subject to  C_i(a) <= target_i for all i. Where it asks for a smaller one, the network is
+grown until the first cost reaches its target, whose lambda_i is then negative, as it is with one target.
 
-A target falls linearly from the initial expectation to its final value, so that no group is dropped before the
+A target moves linearly from the initial expectation to its final value, so that no group is dropped before the
 likelihood has had a say.
 """
 
@@ -31,6 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +46,8 @@ from pgnas_cli.training.cost_target import Target, expectations, find_targets, s
 
 __all__ = [
     "LOGIT_BOUND",
+    "BudgetedCost",
     "CostBudget",
-    "Held",
     "Target",
     "clamp_logits",
     "make_budget",
@@ -111,17 +113,23 @@ def reachable(net: Supernet, target: Target, bound: float = LOGIT_BOUND) -> tupl
     return found[0], found[1]
 
 
-def _check_reachable(net: Supernet, goal: Target) -> None:
-    """Raises UsageError: no drop probabilities reach the target."""
-    smallest, largest = reachable(net, goal)
-    if not smallest <= goal.value <= largest:
-        whole = goal.whole(net)
-        low, high = math.ceil(100 * smallest / whole) / 100, math.floor(100 * largest / whole) / 100
-        raise UsageError(
-            f"E[{goal.unit}] cannot be held at {goal.shown(goal.value)}: "
-            f"the gates reach {goal.shown(smallest)} to {goal.shown(largest)}",
-            f"{goal.option} {low if goal.value < smallest else high:.2f}x",
-        )
+def _check_reachable(net: Supernet, goals: Sequence[Target]) -> None:
+    """Refuse a target below what the gates reach, and one above if no other takes its place.
+
+    Raises:
+        UsageError: with the range, and with a target that works.
+    """
+    ranges = [reachable(net, goal) for goal in goals]
+    idle = all(goal.value > largest for goal, (_, largest) in zip(goals, ranges, strict=True))
+    for goal, (smallest, largest) in zip(goals, ranges, strict=True):
+        if goal.value < smallest or idle:
+            whole = goal.whole(net)
+            low, high = math.ceil(100 * smallest / whole) / 100, math.floor(100 * largest / whole) / 100
+            raise UsageError(
+                f"E[{goal.unit}] cannot be held at {goal.shown(goal.value)}: "
+                f"the gates reach {goal.shown(smallest)} to {goal.shown(largest)}",
+                f"{goal.option} {low if goal.value < smallest else high:.2f}x",
+            )
 
 
 def uniform_rate(net: Supernet, target: float) -> float:
@@ -159,7 +167,7 @@ def uniform_rate(net: Supernet, target: float) -> float:
 
 
 @dataclass
-class Held:
+class BudgetedCost:
     """A cost under a budget.
 
     Args:
@@ -180,27 +188,26 @@ class Held:
 
 
 class CostBudget:
-    """Holds expected costs of a supernet at targets that fall over the course of training.
+    """Holds expected costs of a supernet at targets that move over the course of training.
 
     Args:
         net: the supernet.
         goals: the costs, and the values that they end at. None is exceeded, and the hardest to keep is held.
-        start, reached: shares of training between which the targets fall.
+        start, reached: shares of training between which the targets move.
 
     Raises:
-        UsageError: no drop probabilities reach a target.
+        UsageError: no drop probabilities reach a target, or all targets are above what the whole network costs.
         ValueError: there is none, or two are in the same unit.
     """
 
     def __init__(self, net: Supernet, goals: Sequence[Target], *, start: float, reached: float) -> None:
         if not goals or len({goal.unit for goal in goals}) < len(goals):
             raise ValueError(f"targets in {[goal.unit for goal in goals]}: one or more are needed, one a unit")
-        for goal in goals:
-            _check_reachable(net, goal)
+        _check_reachable(net, goals)
         self.net, self.goals = net, tuple(goals)
         self.start, self.reached = start, reached
-        costs = self._expected()
-        self.held = {goal.unit: Held(goal, cost, cost) for goal, cost in zip(goals, costs, strict=True)}
+        initial = self._expected()
+        self.costs = {goal.unit: BudgetedCost(goal, cost, cost) for goal, cost in zip(goals, initial, strict=True)}
         self._groups: dict[str, Tensor] | None = None
 
     @torch.no_grad()
@@ -215,13 +222,13 @@ class CostBudget:
             share = 0.0
         else:
             share = (progress - self.start) / (self.reached - self.start)
-        return {unit: held.target(share) for unit, held in self.held.items()}
+        return {unit: cost.target(share) for unit, cost in self.costs.items()}
 
-    def hardest(self, progress: float) -> tuple[Held, float]:
+    def hardest(self, progress: float) -> tuple[BudgetedCost, float]:
         """(The cost that is the largest share of its target of this moment, that target)."""
         wanted = self.targets_at(progress)
-        held = max(self.held.values(), key=lambda held: held.expected / wanted[held.goal.unit])
-        return held, wanted[held.goal.unit]
+        unit = max(wanted, key=lambda unit: self.costs[unit].expected / wanted[unit])
+        return self.costs[unit], wanted[unit]
 
     def correct(
         self,
@@ -249,27 +256,27 @@ class CostBudget:
         parameters = _counted(self.net)
         logits, scale = _flat(parameters), metric(parameters)
         scale = scale.cpu() if isinstance(scale, Tensor) else scale
-        before, moved = logits.clone(), dict.fromkeys(self.held, 0.0)
+        before, moved = logits.clone(), dict.fromkeys(self.costs, 0.0)
         for _ in range(20):
             leaf = logits.clone().requires_grad_()
-            costs = dict(zip(self.held, expectations(self.net, self.goals, self._keep(leaf)), strict=True))
-            self._see([float(cost.detach()) for cost in costs.values()])
-            held, wanted = self.hardest(progress)
-            gap, unit = wanted - held.expected, held.goal.unit
+            expected = dict(zip(self.costs, expectations(self.net, self.goals, self._keep(leaf)), strict=True))
+            self._see([float(cost.detach()) for cost in expected.values()])
+            hardest, wanted = self.hardest(progress)
+            gap, unit = wanted - hardest.expected, hardest.goal.unit
             if abs(gap) <= tolerance * wanted:
                 break
-            moved[unit] += self._newton(logits, scale, torch.autograd.grad(costs[unit], leaf)[0], gap)
+            moved[unit] += self._newton(logits, scale, torch.autograd.grad(expected[unit], leaf)[0], gap)
         else:
             self._see(self._expected(self._keep(logits)))
         if not torch.equal(logits, before):
             _write(parameters, logits)
         if travelled > 0:
-            for unit, held in self.held.items():
-                held.multiplier = 0.9 * held.multiplier + 0.1 * moved[unit] / travelled
+            for unit, cost in self.costs.items():
+                cost.multiplier = 0.9 * cost.multiplier + 0.1 * moved[unit] / travelled
 
-    def _see(self, costs: Sequence[float]) -> None:
-        for held, cost in zip(self.held.values(), costs, strict=True):
-            held.expected = cost
+    def _see(self, expected: Sequence[float]) -> None:
+        for cost, value in zip(self.costs.values(), expected, strict=True):
+            cost.expected = value
 
     def _keep(self, logits: Tensor) -> dict[str, Tensor]:
         """Layer name -> probability of each input of being kept, of learned drop logits side by side on the CPU."""
@@ -306,22 +313,24 @@ class CostBudget:
         """What log.jsonl holds of it: targets of this moment, multipliers, and E[latency] in seconds if that has a
         target (the other two costs are logged with and without a budget)."""
         row = {f"target_{unit}": target for unit, target in self.targets_at(progress).items()}
-        row |= {f"multiplier_{unit}": held.multiplier for unit, held in self.held.items()}
-        if "latency" in self.held:
-            row["expected_latency"] = dict(zip(self.held, self._expected(), strict=True))["latency"]
+        row |= {f"multiplier_{unit}": cost.multiplier for unit, cost in self.costs.items()}
+        if "latency" in self.costs:
+            with torch.no_grad():
+                row["expected_latency"] = float(self.costs["latency"].goal.expectation(self.net))
         return row
 
     def state(self) -> dict[str, dict[str, float]]:
         """What a checkpoint keeps."""
         return {
-            unit: {"initial": held.initial, "multiplier": held.multiplier, "expected": held.expected}
-            for unit, held in self.held.items()
+            unit: {"initial": cost.initial, "multiplier": cost.multiplier, "expected": cost.expected}
+            for unit, cost in self.costs.items()
         }
 
-    def load_state(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        for unit, held in self.held.items():
-            self.held[unit] = Held(held.goal, **state[unit])
+        if "initial" in state:  # written when there was one target
+            state = {self.goals[0].unit: state}
+        self.costs = {goal.unit: BudgetedCost(goal, **state[goal.unit]) for goal in self.goals}
 
 
 def make_budget(net: Supernet, recipe: Recipe, table: LatencyTable | None = None) -> CostBudget | None:

@@ -58,6 +58,7 @@ class Target:
 
     def counted(self, cost: SupernetCost) -> Tensor:
         """The expectation of a cost in parameters or multiply-adds."""
+        assert self.table is None
         return cost.expected_params if self.unit == "params" else cost.expected_macs
 
     def whole(self, net: Supernet) -> float:

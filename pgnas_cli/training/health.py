@@ -17,7 +17,7 @@ from pgnas_cli.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from pgnas_cli.supernet.supernet import Supernet
-    from pgnas_cli.training.budget import Held
+    from pgnas_cli.training.budget import BudgetedCost
 
 MOVED = 1e-3
 """A drop probability has moved once |p - p0| reaches this. Under Adam at its default rate one step moves p = 0.1 by
@@ -209,22 +209,23 @@ def disconnected(posterior: Posterior) -> HealthWarning:
     )
 
 
-def target_missed(held: Held, target: float) -> HealthWarning | None:
+def target_missed(cost: BudgetedCost, target: float) -> HealthWarning | None:
     """An expected cost that does not follow its target.
 
     Args:
-        held: the cost.
+        cost: of several, the hardest to keep.
         target: of this moment.
     """
-    miss = held.expected / target - 1
+    miss = cost.expected / target - 1
     if abs(miss) <= MISSED:
         return None
     return HealthWarning(
         "target_missed",
         None,
-        f"the expected cost is {held.expected:.4g}, {100 * miss:+.1f} % off its target of {target:.4g}: "
+        f"E[{cost.goal.unit}] is {cost.goal.shown(cost.expected)}, {100 * miss:+.1f} % off its target of "
+        f"{cost.goal.shown(target)}: "
         "the gates do not follow",
-        f"{held.goal.option} nearer to what is reached, or a smaller budget.start for more time",
+        f"{cost.goal.option} nearer to what is reached, or a smaller budget.start for more time",
     )
 
 
@@ -267,7 +268,7 @@ class HealthMonitor:
         sums: Mapping[str, float],
         *,
         usable: bool = True,
-        held: tuple[Held, float] | None = None,
+        hardest: tuple[BudgetedCost, float] | None = None,
     ) -> list[HealthWarning]:
         """What is new to say after an epoch.
 
@@ -276,7 +277,7 @@ class HealthMonitor:
             posterior: now. A posterior that has been committed to its most probable masks is not looked at.
             sums: the epoch's means of "kl" and "cross_entropy".
             usable: whether the logits of the most probable masks depend on the image.
-            held: where there is a budget, the cost that is hardest to keep and its target of this moment.
+            hardest: where there is a budget, the cost that is hardest to keep and its target of this moment.
         """
         if not self.learned:
             return []
@@ -291,8 +292,8 @@ class HealthMonitor:
             found += _present(frozen(self._travelled))
         if not usable:
             found.append(disconnected(posterior))
-        if held is not None and learning > 0:
-            missed = target_missed(*held)
+        if hardest is not None and learning > 0:
+            missed = target_missed(*hardest)
             self._missed = 0 if missed is None else self._missed + 1
             found += _present(missed) if self._missed >= MISSED_EPOCHS else []
         new = [warning for warning in found if (warning.kind, warning.gate) not in self._said]

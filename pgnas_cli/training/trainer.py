@@ -38,7 +38,7 @@ EVAL_BATCH = 512
 SOFT = "soft/supernet.safetensors"
 """In the train folder: the supernet as it was before it committed to one candidate."""
 BUDGET_INTERVAL = 4
-"""Steps between two corrections of the expected size, which the last step always ends with."""
+"""Steps between two corrections of the expected costs, which the last step always ends with."""
 ASYNC_INTERVAL = 10
 """Steps between two looks at the loss on an accelerator, which computes ahead; the CPU is looked at every step."""
 
@@ -165,13 +165,13 @@ class Trainer:
         if self.world.is_master:
             save_tensors(self.run.train_path / SOFT, net.state_dict())
         with torch.no_grad():
-            cost, held = net.cost(), [float(expected) for expected in expectations(net, self.goals)]
+            cost, expected = net.cost(), [float(value) for value in expectations(net, self.goals)]
         self.soft = {
             "checkpoint": relative(self.run.train_path / SOFT, self.run),
             "epoch": self.epoch,
             "expected_params": float(cost.expected_params),
             "expected_macs": float(cost.expected_macs),
-            **{f"expected_{goal.unit}": expected for goal, expected in zip(self.goals, held, strict=True)},
+            **{f"expected_{goal.unit}": value for goal, value in zip(self.goals, expected, strict=True)},
             "sampled": sampled_cost(net, self.table, seed=self.recipe.seed),
         }
         candidate, before = self.net.candidate(settle(self.net, self.goals), "commit"), self.optimizers.weights
@@ -314,7 +314,7 @@ class Trainer:
     def _expected(self) -> dict[str, float]:
         """Expected costs, computed anew every few steps where no budget computes them anyway."""
         if self.budget is not None:
-            return {f"E[{unit}]": held.expected for unit, held in self.budget.held.items()}
+            return {f"E[{unit}]": cost.expected for unit, cost in self.budget.costs.items()}
         if self._seen_expected is None or (self.soft is None and self.step % BUDGET_INTERVAL == 0):
             with torch.no_grad():
                 self._seen_expected = float(self.net.cost().expected_params)
@@ -363,14 +363,14 @@ class Trainer:
         """What is new to say about the gates after an epoch whose row this is."""
         if self.soft is not None:
             return []
-        held = None if self.budget is None else self.budget.hardest(self.step / self.search_steps)
+        hardest = None if self.budget is None else self.budget.hardest(self.step / self.search_steps)
         return self.health.update(
             self.epoch,
             self.recipe.schedule.epochs,
             self.net.posterior(),
             row,
             usable=row["selection_accuracy"] is not None,
-            held=held,
+            hardest=hardest,
         )
 
     def posterior_row(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def row(epoch: int, **changes: Any) -> dict[str, Any]:
         ([row(1, target_latency=0.002, expected_latency=0.0025)], "E[latency] target", ["2.5 ms", "2 ms"]),
         (
             [row(1, target_params=9e4, target_macs=4e6)],
-            "E[params] target E[macs] target",
+            "E[params] target_params E[macs] target_macs",
             ["100 k", "90.0 k", "4.50 M", "4.00 M"],
         ),
         # after the commit nothing is held any more
@@ -115,7 +115,14 @@ def row(epoch: int, **changes: Any) -> dict[str, Any]:
 )
 def test_the_live_table_shows_the_cost_that_is_held(rows: list[dict], columns: str, cells: list[str]) -> None:
     names, shown = epoch_table(rows)
-    assert list(names) == ["epoch", "loss", "selection", *columns.split(), "mean p", "images/s"]
+    assert list(names) == [
+        "epoch",
+        "loss",
+        "selection",
+        *(name.replace("_", " ") for name in columns.split()),
+        "mean p",
+        "images/s",
+    ]
     epoch = len(rows)
     first = [str(epoch), f"{2 / epoch:g}", f"{10 * epoch}.00 %"]
     assert [list(row) for row in shown[-1:]] == [[*first, *cells, "0.125", "1.23 k"]]

@@ -83,8 +83,11 @@ def test_gates_that_are_all_alike_are_refused() -> None:
     with torch.no_grad():
         for logit in net.gate_parameters():
             logit.fill_(-2.0)
-    with pytest.raises(PgnasError, match="too many drop probabilities are still alike") as error:
-        settle(net, [Target("params", 0.5 * net.kept_cost().params)])
+    targets = [Target("params", 12345.0), Target("macs", 67890.0)]
+    with pytest.raises(PgnasError, match=r"within 12345 \(--target-params\) and 67890 \(--target-macs\)") as error:
+        settle(net, targets)
+    with pytest.raises(PgnasError, match="too many drop probabilities are still alike"):
+        settle(net, targets[:1])
     assert "--epochs" in error.value.hint
 
 

@@ -19,7 +19,7 @@ from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import read_jsonl
 from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training import health
-from pgnas_cli.training.budget import Held, Target
+from pgnas_cli.training.budget import BudgetedCost, Target
 from pgnas_cli.training.health import HealthMonitor, HealthWarning, cuts_network, entropy_bits, listed
 from pgnas_cli.training.loop import train
 
@@ -243,9 +243,9 @@ def test_most_probable_masks_without_a_path_name_the_layers() -> None:
 # ---- the budget ----
 
 
-def held(ratio: float) -> tuple[Held, float]:
+def budgeted(ratio: float) -> tuple[BudgetedCost, float]:
     """Expected MACs at so many times their target of the moment."""
-    return Held(Target("macs", 9e5), 2e6, ratio * 1e6), 1e6
+    return BudgetedCost(Target("macs", 9e5), 2e6, ratio * 1e6), 1e6
 
 
 @pytest.mark.parametrize(
@@ -257,14 +257,15 @@ def test_a_target_that_is_missed_for_two_epochs(misses: list[int], said: list[in
     found = [
         (epoch, warning)
         for epoch, miss in enumerate(misses, 1)
-        for warning in watch.update(epoch, 9, spread(epoch / 9), SUMS, held=held(1 + miss / 100))
+        for warning in watch.update(epoch, 9, spread(epoch / 9), SUMS, hardest=budgeted(1 + miss / 100))
     ]
     assert [epoch for epoch, _ in found] == said
     assert all(w.kind == "target_missed" and "--target-macs" in w.hint and "9.0 %" in w.message for _, w in found)
+    assert all(w.message.startswith("E[macs] is ") and "its target of 1000000:" in w.message for _, w in found)
 
 
 def test_a_target_is_not_missed_while_the_gates_wait() -> None:
-    said = run(10, lambda _: posterior(0.2), monitor(warmup=0.5), held=held(2.0))
+    said = run(10, lambda _: posterior(0.2), monitor(warmup=0.5), hardest=budgeted(2.0))
     assert said == [(7, "target_missed")]
 
 
@@ -277,7 +278,7 @@ def test_a_resumed_training_says_the_same(cut: int) -> None:
         return posterior({"stem": 0.1, "a": 0.1 + 0.899 * share, "b": 0.1 - 0.05 * share, "c": 0.2})
 
     def epoch(watch: HealthMonitor, n: int) -> list[HealthWarning]:
-        return watch.update(n, 10, at(n / 10), {"kl": 3.0 * n, "cross_entropy": 2.3 / n}, held=held(1.2))
+        return watch.update(n, 10, at(n / 10), {"kl": 3.0 * n, "cross_entropy": 2.3 / n}, hardest=budgeted(1.2))
 
     whole = monitor()
     expected = [warning for n in range(1, 11) for warning in epoch(whole, n)]

@@ -34,12 +34,12 @@ def stop(progress: TrainProgress) -> None:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """Read only: held at 0.7 of its latency for two epochs of three."""
+    """Read only: held at 0.7 of its latency, and below 0.9 of its parameters, for two epochs of three."""
     net = inflate("shakeshake26_2x8d", in_chans=1, img_size=8, seed=0)
     options = {"explicit": ["in_chans", "img_size"]}
     run = restore.create_run(net, tmp_path_factory.mktemp("latency") / "run", options=options)
     changes: dict[str, Any] = {"data.name": "digits", "data.batch_size": 32, "data.limit_train": 320}
-    changes |= {"schedule.epochs": EPOCHS, "budget.target_latency": "0.7x"}
+    changes |= {"schedule.epochs": EPOCHS, "budget.target_latency": "0.7x", "budget.target_params": "0.9x"}
     with pytest.raises(StoppedError):
         train(run, override(load_recipe("posterior"), changes), device="cpu", report=stop)
     return run
@@ -62,10 +62,12 @@ def test_the_expectation_ends_within_two_percent_of_the_target(stopped, finished
     assert record["target_latency"] == pytest.approx(0.7 * table.full_seconds)
     assert record["expected_latency"] == pytest.approx(record["target_latency"], rel=0.02)
     assert float(expected_latency(net, table).detach()) == pytest.approx(record["expected_latency"], rel=1e-6)
+    assert record["expected_params"] < record["target_params"] == 0.9 * record["params"]
     assert record["sampled"]["latency"]["sd"] > 0
     rows = read_jsonl(finished.train_path / "log.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["target_latency"] == record["target_latency"]
+    assert rows[-1]["target_params"] == record["target_params"]
     assert rows[-1]["expected_latency"] == pytest.approx(record["expected_latency"], rel=1e-6)
 
 

@@ -47,7 +47,8 @@ def silent(channel: str, message: Any) -> None:
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[RunDirectory, dict[str, Any]]]:
     """Read only: one training that was never stopped, the same stopped twice, and one whose head is not trained."""
     root = tmp_path_factory.mktemp("together")
-    averaged = make_recipe(**{"budget.target_params": "0.5x", "commit.at": 0.34, "optimizer.ema": 0.9})
+    targets = {"budget.target_params": "0.5x", "budget.target_macs": "0.6x"}
+    averaged = make_recipe(**targets, **{"commit.at": 0.34, "optimizer.ema": 0.9})
     untrained = {"objective.auxiliary_weight": 0.0, "objective.gate_classifier": True}
     plain = make_recipe(**untrained, **{"schedule.epochs": 1, "data.limit_train": 96})
     whole = make_run(root / "whole")

@@ -29,4 +29,4 @@ def magnitude_masks(net: Supernet, params: float) -> dict[str, np.ndarray]:
     for name, gate in net.gates.items():
         norms = net.search_layers[name].weight.transpose(0, 1).flatten(1).norm(dim=1)
         gate.drop_logit.copy_(-norms)
-    return settle(net, Target("params", params))
+    return settle(net, [Target("params", params)])
