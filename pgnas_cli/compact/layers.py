@@ -18,6 +18,10 @@ _PLAIN = {
 }
 """The attributes of a plain layer, so that those of a subclass (a gate, say) stay behind."""
 _MACHINERY = frozenset(vars(nn.Module()))
+_PARTS = frozenset({"_parameters", "_buffers", "_modules"})
+_COPIED = _PARTS | {"training", "_non_persistent_buffers_set"}
+"""What `copy_plain` takes over of the machinery."""
+_IMMUTABLE = (bool, int, float, str, type(None))
 
 
 class Cut(NamedTuple):
@@ -123,7 +127,8 @@ def copy_module(module: nn.Module) -> nn.Module:
     plain classes."""
     if hasattr(type(module), "plain_class"):
         return copy_layer(module, {n: p.detach().clone() for n, p in module.named_parameters(recurse=False)})
-    new = copy.deepcopy(module)
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    new = copy_plain(module, {id(tensor): copy.deepcopy(tensor) for tensor in tensors}) or copy.deepcopy(module)
     for name, part in list(new.named_modules()):
         if getattr(part, "inplace", False) is True:
             part.inplace = False
@@ -132,6 +137,40 @@ def copy_module(module: nn.Module) -> nn.Module:
     for parameter in new.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return new
+
+
+def copy_plain(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module | None:
+    """What `copy.deepcopy` makes of a module that holds tensors, children and settings only, in a tenth of the time.
+
+    Args:
+        module: any.
+        memo: id of each of its parameters and buffers -> the tensor that takes its place; of a child -> its copy.
+
+    Returns:
+        None if a child is not in `memo`, or if it has more: hooks, other attributes, a way of its own to be copied.
+    """
+    attributes = vars(module)
+    if hasattr(type(module), "__deepcopy__") or not all(map(_is_plain, attributes, attributes.values())):
+        return None
+    if any(id(child) not in memo for child in module.children()):
+        return None
+    new: nn.Module = type(module).__new__(type(module))
+    nn.Module.__init__(new)
+    for name, value in attributes.items():
+        if name in _PARTS:
+            vars(new)[name] = {n: None if part is None else memo[id(part)] for n, part in value.items()}
+        elif name in _COPIED or name not in _MACHINERY:
+            vars(new)[name] = copy.copy(value)
+    return new
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    """Whether `copy_plain` can copy an attribute of a module, or leave it out."""
+    if name in _MACHINERY:
+        return name in _COPIED or not value
+    return isinstance(value, _IMMUTABLE) or (
+        type(value) in (tuple, list) and all(isinstance(part, _IMMUTABLE) for part in value)
+    )
 
 
 def plain_size(module: nn.Module) -> int:
