@@ -95,11 +95,11 @@ def test_arms_inside_the_defaults_arithmetic(tmp_path: Path) -> None:
         row | {"arm": "default", "macs": 7_199_826, "training_macs": 3 * 1000 * (2 * 22_000_000 + 8 * 7_199_826)}
     )
     ledger.add(row | {"arm": "plain", "macs": 3_336_440})
-    for arm in ("default", "default-macs", "plain-equal"):
+    for arm in ("default", "default-both", "plain-equal"):
         peers.made(recorder, ledger, "resnet", arm, 0)  # type: ignore[arg-type]
     meant = {TARGET_MACS: "3336440", COMMIT: "commit.at=0.1053"}
     assert recorder.asked == [
-        ("resnet", "default", 0, 10), ("resnet", "default-macs", 0, 19, meant), ("resnet", "plain-equal", 0, 30),
+        ("resnet", "default", 0, 10), ("resnet", "default-both", 0, 19, meant), ("resnet", "plain-equal", 0, 30),
     ]  # fmt: skip
     assert (
         replace(Recipe(), schedule=Schedule(epochs=19), commit=Commit(at=0.1053), budget=Budget("1M")).commit_epoch == 2

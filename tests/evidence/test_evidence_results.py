@@ -106,9 +106,9 @@ def test_the_peers(tmp_path: Path) -> None:
         "# latency\nsitting,family,seed,runtime,batch,arm,of_plain\n1,resnet,0,eager,1,default,1.5\n"
     )
     judged = PEERS.judged(tmp_path)
-    compared = {claim.base[1] for _, claim in judged if claim.line[1] == "default-macs"}
+    compared = {claim.base[1] for _, claim in judged if claim.line[1] == "default-both"}
     assert compared == {"plain-equal", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned"}
-    assert {verdict for verdict, claim in judged if claim.line[1] == "default-macs"} == {NOT_SHOWN}
+    assert {verdict for verdict, claim in judged if claim.line[1] == "default-both"} == {NOT_SHOWN}
     verdicts = [verdict for verdict, claim in judged if claim.line[1] == "default"]
     assert verdicts == [HOLDS] * (2 * (len(ORDER) - 3))
     page = PEERS.render(tmp_path)

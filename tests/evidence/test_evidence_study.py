@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from pgnas_cli.commands.train import make_recipe
+from pgnas_cli.recipe_file import load_recipe
+
 EVIDENCE = Path(__file__).parents[1] / "bench" / "evidence"
 sys.path[:0] = [str(EVIDENCE), str(EVIDENCE.parent)]
 
@@ -113,19 +116,28 @@ def test_rows_of_another_length_are_refused(tmp_path: Path) -> None:
         runs_of(study, tmp_path).rows()
 
 
-def test_the_tables_show_the_seeds_and_the_difference_to_the_default(tmp_path: Path) -> None:
+def test_the_arm_that_is_called_the_default_recipe_is_it() -> None:
+    recipe = load_recipe(None)
+    assert (recipe.objective.temperature, recipe.annealing.temperature_end, recipe.commit.at) == (0.2, 0.05, 0.2)
+    assert not any(option in ARMS["harden"].train for option in ("--set", "--temperature"))
+    constant = make_recipe(None, {}, [text for text in ARMS["commit"].train if "=" in text])
+    assert constant.annealing.temperature_end == constant.objective.temperature
+
+
+def test_the_tables_show_the_seeds_and_the_difference_to_what_they_are_changes_of(tmp_path: Path) -> None:
     head = "sitting,arm,seed,params,macs,selection_accuracy,test_accuracy,training_macs,seconds\n"
     rows = [
         "1,commit,0,1000,2000000,0.88,0.87,7000000000000,400", "1,commit,1,1000,2000000,0.87,0.86,7000000000000,410",
-        "1,anneal,0,1100,2000000,0.885,0.89,7000000000000,400", "1,anneal,1,1100,2000000,0.877,0.88,7000000000000,410",
+        "1,harden,0,1100,2000000,0.885,0.89,7000000000000,400", "1,harden,1,1100,2000000,0.877,0.88,7000000000000,410",
         "1,plain,0,1100,1000000,0.86,0.85,3000000000000,200", "1,plain,1,1100,1000000,0.85,0.84,3000000000000,210",
     ]  # fmt: skip
     for name in ("study", "found_plain"):
         (tmp_path / f"{name}.csv").write_text(head + "\n".join(rows) + "\n")
     selection, test = STUDY.render(tmp_path), FOUND_PLAIN.render(tmp_path)
     wanted = "| 88.50 / 87.70 | 88.10 ± 0.57 | +0.60 ± 1.27 | 1,100 | 2.0 M | 7.0 T | 400 to 410 |"
-    assert f"| {ARMS['anneal'].description} | {ARMS['anneal'].network} {wanted}" in selection
+    assert f"| {ARMS['harden'].description} | {ARMS['harden'].network} {wanted}" in selection
     assert "is more accurate than *plain* (+2.00 ± 0.00, n = 2)" in selection
-    assert "89.00 / 88.00" in test
-    assert "- **holds**: *commit, temperature 1 to 0.2* (shakeshake26_2x16d) is more accurate than *plain*" in test
+    assert "| 89.00 / 88.00 | 88.50 ± 0.71 | +4.00 ± 0.00 |" in test
+    said = "*default recipe: commit, temperature 0.2 to 0.05* (shakeshake26_2x16d) is more accurate than *plain*"
+    assert f"- **holds**: {said}" in test
     assert found_plain.TYPES.keys() - study.TYPES.keys() == {"test_accuracy", "test_low", "test_high", "test_images"}

@@ -1,6 +1,6 @@
 """An arm of study.py against the plain network, on the test split: Fashion-MNIST, the same epochs and images.
 
-    python tests/bench/evidence/found_plain.py --data-dir DIR --out DIR [--arms plain commit] [--seeds 3 4 5] [--jobs 1]
+    python tests/bench/evidence/found_plain.py --data-dir DIR --out DIR [--arms plain harden] [--seeds 3 4 5] [--jobs 1]
         [--device cpu] [--epochs 24] [--minutes M] [--results DIR]
 
 The protocol and the arms are those of study.py, the seeds others: arms are chosen there, on the selection split, and
@@ -32,7 +32,7 @@ def on_the_test_split(trained: Row, ranking: Row) -> Row:
 
 def main() -> int:
     parser = options_of(__doc__ or "", seeds=[3, 4, 5])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["plain", "commit"], metavar="NAME")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["plain", "harden"], metavar="NAME")
     options = parser.parse_args()
     about = f"Found against plain, test split: {ON}, {options.epochs} epochs, batches of {BATCH}"
     ledger = Ledger("found_plain", about, list(TYPES), ("arm", "seed"), options.results)

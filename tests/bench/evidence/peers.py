@@ -11,7 +11,7 @@ The same for all arms: SGD with Nesterov momentum, peak rate 0.1, one cosine aft
 convolutions, clipping at 5, crop and flip, batches of 128, channels last, no shake-shake noise. Two families:
 shake-shake 2x16d (735 k parameters) beside the plain 2x6d (106 k), and ResNet-20 of widths 24-48-96 (611 k) beside
 10-20-40 (107 k; zoo/small_resnet.py). Whatever searches or prunes has the plain network's parameters as its target, and
-default-macs its MACs.
+default-both its MACs too.
 
     default            search for a fifth of the epochs, commit, train on for the others: the default recipe
     plain              the plain network, the same epochs
@@ -22,13 +22,13 @@ default-macs its MACs.
                        N 5e5) under SGD, held at the target; best of n candidates
     paper              the same at the size that it finds: the published recipe knows no target
     plain-equal        the plain network for as many epochs as have the multiply-adds of the default's training
-    default-macs       the default recipe with the plain network's MACs as the target, after a search as long
+    default-both       the default recipe with the plain network's MACs as a second target, after a search as long
     magnitude          a fifth of the epochs dense, the smallest ||W_k|| masked, trained on
     tp-group-norm, tp-taylor    a fifth of the epochs dense, Torch-Pruning in ten stages, trained on
     uniform-finetuned  a fifth of the epochs at the constant rate, best of n candidates, trained on
 
 The last six have at most the multiply-adds of the default's training, from its row: a cheaper network sees more
-images; plain-equal and default-macs in whole epochs. What
+images; plain-equal and default-both in whole epochs. What
 the fine print of pruning is stands in peer_pruned.py, peer_training.py, peer_magnitude.py and peer_torch_pruning.py.
 The supernets of full, uniform, posterior and paper cost about twice the default's multiply-adds. Candidates are ranked
 by `pgnas rank` on the selection images (100 of them race, within 15 % of the images of an exhaustive ranking), with
@@ -41,7 +41,7 @@ nothing new starts. Several of these processes may run at once with other --fami
 of Torch-Pruning share a dense phase, and belong to one process. `pip install torch-pruning` for these two.
 
 Cost of a seed in minutes of one quiet core at five epochs, from the seconds per image of short runs: shake-shake 115
-(default 8, plain 4, plain-equal 12, default-macs 10, full 7, each of the four that are sampled 10, uniform-finetuned
+(default 8, plain 4, plain-equal 12, default-both 10, full 7, each of the four that are sampled 10, uniform-finetuned
 14, each that is pruned 9), ResNet 80 (7, 3, 8, 8, 5, 7, 9, 4 to 6). Two processes on the two cores of a shared machine
 ran at 0.7 of that speed each.
 """
@@ -65,7 +65,7 @@ from ledger import RESULTS, Ledger  # noqa: E402
 from peer_arms import ARMS, COLUMNS, COMMIT, FAMILIES, ORDER, PASSES, PRUNED, TARGET_MACS, Row  # noqa: E402
 from peer_runs import Runs, cheaper_epochs  # noqa: E402
 
-SPENT_AS_DEFAULT = ("plain-equal", "default-macs")
+SPENT_AS_DEFAULT = ("plain-equal", "default-both")
 """Arms that are made by commands, for as many epochs as have the multiply-adds of the default's training."""
 ABOUT = "Peers on the same work: Fashion-MNIST at 14x14, 50 000 training, 10 000 selection, 10 000 test images"
 
@@ -83,7 +83,7 @@ def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
         from peer_pruned import pruned_row  # imports torch
 
         return pruned_row(runs, family, arm, seed, budget)
-    if arm == "default-macs":
+    if arm == "default-both":
         searched = runs.search_epochs
         epochs = cheaper_epochs(runs.epochs, searched, int(default["macs"]), int(plain["macs"]))
         meant = {TARGET_MACS: plain["macs"], COMMIT: f"commit.at={searched / epochs:.4f}"}

@@ -56,11 +56,11 @@ def claims(family: str) -> tuple[Claim, ...]:
         said = f"{family}: *{WHAT[ours]}* errs less than *{WHAT[theirs]}*"
         return Claim(said, "test_error", (family, ours), (family, theirs))
 
-    beaten = [arm for arm in WHAT if arm not in ("default", "default-macs", "posterior")]
+    beaten = [arm for arm in WHAT if arm not in ("default", "default-both", "posterior")]
     equal = ("plain-equal", *PRUNED)
     return (
         *(less("default", arm) for arm in beaten),
-        *(less("default-macs", arm) for arm in equal),
+        *(less("default-both", arm) for arm in equal),
         less("posterior", "uniform"),
     )
 

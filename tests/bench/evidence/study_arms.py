@@ -13,7 +13,7 @@ EPOCHS, BATCH, IMAGES = 24, 128, 10_000
 PLAIN_MACS = "3479880"
 """Multiply-adds of shakeshake26_2x6d, one channel, 14x14, ten classes."""
 BASE = "commit"
-"""The arm that those of the shake-shake family are compared with."""
+"""The arm of which those of the shake-shake family are changes."""
 
 
 class Arm(NamedTuple):
@@ -44,19 +44,21 @@ def annealed(first: float, last: float) -> list[str]:
 
 
 SHAKE, RESNET = FAMILIES["shakeshake"], FAMILIES["resnet"]
-PLAIN, FOUND, WIDE = ["--fixed-drop", "0"], ["--target-params", str(SHAKE.target)], SHAKE.supernet
-SAME_MACS = ["--target-macs", PLAIN_MACS]
-FOUND_RESNET = ["--target-params", str(RESNET.target)]
+PLAIN, WIDE = ["--fixed-drop", "0"], SHAKE.supernet
+DEFAULT, DEFAULT_RESNET = (["--target-params", str(family.target)] for family in (SHAKE, RESNET))
+CONSTANT = changed("annealing.temperature_end=0.2")
+"""The default recipe lets the temperature fall from there."""
+FOUND, FOUND_RESNET, SAME_MACS = DEFAULT + CONSTANT, DEFAULT_RESNET + CONSTANT, ["--target-macs", PLAIN_MACS, *CONSTANT]
 FIFTY = ("-n", "50")
 DEFAULT_WITHOUT_COMMIT = changed(
     "objective.granularity=channel", "annealing.warmup=0.1", "budget.start=0.19", "budget.reached=0.82"
 )
 ARMS = {
-    "commit": Arm("default recipe: commit at 0.2 of the epochs", WIDE, FOUND),
+    "commit": Arm("commit at 0.2 of the epochs, temperature 0.2", WIDE, FOUND),
+    "harden": Arm("default recipe: commit, temperature 0.2 to 0.05", WIDE, DEFAULT),
     "plain": Arm("plain", SHAKE.plain, PLAIN, sample=ONE),
     "batch": Arm("commit, noise per batch", WIDE, FOUND + changed("objective.noise=batch")),
     "anneal": Arm("commit, temperature 1 to 0.2", WIDE, FOUND + annealed(1, 0.2)),
-    "harden": Arm("commit, temperature 0.2 to 0.05", WIDE, FOUND + changed("annealing.temperature_end=0.05")),
     "anneal-harden": Arm("commit, temperature 1 to 0.05", WIDE, FOUND + annealed(1, 0.05)),
     "nowarm": Arm("commit, noise from the first step", WIDE, FOUND + changed("annealing.warmup=0")),
     "glr03": Arm("commit, gates at a rate of 0.03", WIDE, [*FOUND, "--gate-lr", "0.03"]),
@@ -73,7 +75,9 @@ ARMS = {
     "2x12d": Arm("commit", "shakeshake26_2x12d", FOUND),
     "2x8d": Arm("commit", "shakeshake26_2x8d", FOUND),
     "macs": Arm("commit, target the plain network's MACs", WIDE, SAME_MACS),
-    "both": Arm("commit, targets the plain network's parameters and MACs", WIDE, FOUND + SAME_MACS),
+    "both": Arm(
+        "default recipe, targets the plain network's parameters and MACs", WIDE, [*DEFAULT, "--target-macs", PLAIN_MACS]
+    ),
     "macs-anneal": Arm(
         "commit, target the plain network's MACs, temperature 1 to 0.2", WIDE, SAME_MACS + annealed(1, 0.2)
     ),
@@ -85,11 +89,11 @@ ARMS = {
         "commit after 5 of 44 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2", WIDE,
         FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44,
     ),
-    "resnet": Arm("default recipe", RESNET.supernet, FOUND_RESNET, base="resnet"),
-    "resnet-plain": Arm("plain", RESNET.plain, PLAIN, sample=ONE, base="resnet"),
-    "resnet-anneal": Arm(
-        "commit, temperature 1 to 0.2", RESNET.supernet, FOUND_RESNET + annealed(1, 0.2), base="resnet"
+    "resnet": Arm("commit at 0.2 of the epochs, temperature 0.2", RESNET.supernet, FOUND_RESNET, base="resnet"),
+    "resnet-harden": Arm(
+        "default recipe: commit, temperature 0.2 to 0.05", RESNET.supernet, DEFAULT_RESNET, base="resnet"
     ),
+    "resnet-plain": Arm("plain", RESNET.plain, PLAIN, sample=ONE, base="resnet"),
     "plain-73": Arm("plain, 73 epochs instead of 24", SHAKE.plain, PLAIN, 73, ONE),
     "commit-60": Arm("commit at 0.2 of 60 epochs instead of 24", WIDE, FOUND, 60),
     "plain-183": Arm("plain, 183 epochs instead of 24", SHAKE.plain, PLAIN, 183, ONE),
