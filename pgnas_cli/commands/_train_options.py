@@ -124,7 +124,10 @@ PriorDrop = Annotated[
     float | None, typer.Option("--prior-drop", help="u0 of the architecture prior.", rich_help_panel=_POSTERIOR)
 ]
 Temperature = Annotated[
-    float | None, typer.Option("--temperature", help="Temperature of the relaxation.", rich_help_panel=_POSTERIOR)
+    float | None,
+    typer.Option(
+        "--temperature", help="Temperature of the relaxation, at the start where it falls.", rich_help_panel=_POSTERIOR
+    ),
 ]
 GateOptimizer = Annotated[
     str | None,

@@ -135,7 +135,7 @@ PARSED: dict[str, str] = {
     "pgnas train --force": _TRAINING,
     "pgnas train --force --lr 0.01": _TRAINING,
     "pgnas train --set objective.l2=50": _TRAINING,
-    "pgnas train --temperature 0.67": _TRAINING,
+    "pgnas train --recipe paper/cifar10-m --temperature 0.67": _TRAINING,
     "pgnas train --gpus 0,1,2,3": _GPUS,
     "pgnas rank --gpus 0,1,2,3": _GPUS,
     "pgnas rank --budget 0.15 --certify 8 --certify-epochs 6 --finetune 3 --front": "its options are executed in turn",
