@@ -62,8 +62,8 @@ class _ShapeProbe(fx.Interpreter):
         """
         if n.op != "call_module" or type(self.fetch_attr(str(n.target))).forward not in _NORMS:
             return None
-        (x,), _ = self.fetch_args_kwargs_from_env(n)
-        return x if isinstance(x, torch.Tensor) else None
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        return args[0] if args and isinstance(args[0], torch.Tensor) else None
 
 
 class _MacsProbe(fx.Interpreter):

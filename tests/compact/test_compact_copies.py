@@ -12,7 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from pgnas_cli.compact.layers import copy_module, copy_plain
-from pgnas_cli.compact.trace import meta_twin
+from pgnas_cli.compact.trace import meta_twin, trace
 
 LEAVES = [
     nn.ReLU(inplace=True), nn.Conv2d(2, 4, 3, padding=(1, 2), groups=2), nn.Linear(2, 3, bias=False), nn.BatchNorm2d(3),
@@ -109,3 +109,17 @@ def test_the_twin_of_a_network_has_its_structure_and_empty_tensors(arch: str) ->
     assert not any(module.training for module in twin.modules())
     assert any(module.training for module in net.modules())
     assert not {id(m) for m in twin.modules()} & {id(m) for m in net.modules()}
+
+
+class NormByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(input=self.conv(x)))
+
+
+def test_a_normalisation_that_is_called_by_keyword_is_traced() -> None:
+    graph = trace(NormByKeyword(), (1, 9, 9))
+    assert {name: geometry.in_channels for name, geometry in graph.convs.items()} == {"conv": 1, "last": 4}
