@@ -306,3 +306,12 @@ def test_all_keys_can_be_set() -> None:
     keys = all_keys()
     assert {"seed", "objective.l2", "data.dir", "adapted.in_chans"} <= set(keys)
     assert {f"{s}.{k}" for s, values in document.items() if isinstance(values, dict) for k in values} <= set(keys)
+
+
+@pytest.mark.parametrize(
+    ("end", "first", "wanted"),
+    [(0.05, 0.2, [0.2, 0.1, 0.05]), (None, 0.2, [0.2] * 3), (0.05, 0.01, [0.01] * 3), (0.2, 0.2, [0.2] * 3)],
+)
+def test_temperatures_fall_geometrically_and_never_rise(end: float | None, first: float, wanted: list[float]) -> None:
+    annealing = Annealing(temperature_end=end)
+    assert [annealing.temperature(first, share) for share in (0, 0.5, 1)] == pytest.approx(wanted)

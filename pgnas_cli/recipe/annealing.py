@@ -16,7 +16,7 @@ class Annealing:
 
     Args:
         warmup: share of the steps in which nothing is dropped: the weights train alone, the drop probabilities wait.
-        temperature_end: temperature at the last step; None keeps objective.temperature.
+        temperature_end: temperature at the last step; None, or one above objective.temperature, keeps that.
     """
 
     warmup: float = 0.0
@@ -33,3 +33,8 @@ class Annealing:
             f"annealing.temperature_end is {self.temperature_end}, it should be above 0",
             "--set annealing.temperature_end=0.1",
         )
+
+    def temperature(self, first: float, share: float) -> float:
+        """first^(1 - share) * end^share, after a share of the way from `first`; it never rises above `first`."""
+        end = first if self.temperature_end is None else min(first, self.temperature_end)
+        return first * (end / first) ** share

@@ -265,8 +265,8 @@ class Trainer:
         self.net.set_gating(self.step >= warmup)
         if options.temperature_end is not None:
             share = min(1.0, max(0.0, (self.step - warmup) / max(1.0, self.search_steps - 1 - warmup)))
-            ratio = options.temperature_end / objective.temperature
-            self.net.set_gates(temperature=objective.temperature * ratio**share, fixed_drop=objective.fixed_drop)
+            temperature = options.temperature(objective.temperature, share)
+            self.net.set_gates(temperature=temperature, fixed_drop=objective.fixed_drop)
 
     def _mixer(self) -> Mixer | None:
         """How the images of this step are mixed."""

@@ -308,6 +308,18 @@ def test_without_a_commit_there_is_no_other_posterior(inflated: RunDirectory, tm
         trained_supernet(run, source="hard")
 
 
+def test_the_temperature_falls_in_the_search_and_only_there(new_run, monkeypatch) -> None:
+    """Ten steps of search, in the first of which nothing is dropped; ten of the candidate."""
+    seen: list[float] = []
+    monkeypatch.setattr(Trainer, "_set_gates", lambda self, of=Trainer._set_gates: (of(self), seen.append(
+        next(iter(self.net.gates.values())).temperature)))  # fmt: skip
+    train(new_run(), make_recipe(**{"schedule.epochs": 2, "commit.at": 0.5}), device="cpu")
+    assert len(seen) == 10
+    assert seen[:2] == [0.2, 0.2]
+    assert seen[-1] == pytest.approx(0.05)
+    assert seen[1:] == sorted(set(seen), reverse=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [9, 10, 14, 20])
 def test_resuming_before_at_and_after_the_commit_ends_in_the_same_bits(new_run, committed, monkeypatch, stop) -> None:
