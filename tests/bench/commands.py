@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sysconfig
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -38,14 +39,18 @@ class Commands:
         found = filter(None, [None if plugins is None else str(plugins), os.environ.get("PYTHONPATH")])
         self.environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(found)}
 
-    def __call__(self, name: str, *arguments: object) -> None:
+    def __call__(self, name: str, *arguments: object, program: Sequence[str] = (PGNAS,)) -> None:
         """Run `pgnas NAME ...` to its end; its results stay in the run.
+
+        Args:
+            name, arguments: of the command.
+            program: what is run in the place of `pgnas`.
 
         Raises:
             Stopped: `stop` was called before it, or ended it.
             Failed: it exited with another code than 0.
         """
-        command = [PGNAS, name, *map(str, arguments), "--quiet"]
+        command = [*program, name, *map(str, arguments), "--quiet"]
         with self.lock:
             if self.stopped:
                 raise Stopped

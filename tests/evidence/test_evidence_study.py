@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ sys.path[:0] = [str(EVIDENCE), str(EVIDENCE.parent)]
 
 import found_plain  # noqa: E402
 import study  # noqa: E402
+from commands import PGNAS  # noqa: E402
 from ledger import Ledger  # noqa: E402
 from study_arms import ARMS  # noqa: E402
 from study_runs import Runs, options_of  # noqa: E402
@@ -30,11 +32,13 @@ class Pgnas:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.programs: list[str] = []
         self.stopped, self.signum = False, 0
 
     def stop_at_signals(self, minutes: float | None) -> None: ...
 
-    def __call__(self, name: str, *arguments: object) -> None:
+    def __call__(self, name: str, *arguments: object, program: Sequence[str] = (PGNAS,)) -> None:
+        self.programs.append(Path(program[-1]).name)
         self.calls.append([name, *map(str, arguments)])
         run = Path(self.calls[-1][self.calls[-1].index("--run") + 1])
         run.mkdir(parents=True, exist_ok=True)
@@ -82,6 +86,13 @@ def test_a_run_is_four_commands_and_a_row_that_is_not_made_again(tmp_path: Path)
     assert "test_accuracy" not in row
     runs.all_of(["anneal"])
     assert (len(calls), runs.exit_status()) == (8, 0)
+
+
+def test_an_arm_with_a_script_of_its_own_trains_with_it(tmp_path: Path) -> None:
+    runs = runs_of(study, tmp_path)
+    runs.all_of(["distill"])
+    assert runs.pgnas.programs == ["pgnas", "distilled.py", "pgnas", "pgnas"] * 2  # type: ignore[attr-defined]
+    assert runs.rows()["distill", 0]["training_macs"] == 3 * 1000 * (1.9 * 5 * 900 + 19 * 300)
 
 
 @pytest.mark.parametrize("done", [0, 1, 2, 3])

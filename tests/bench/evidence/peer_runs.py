@@ -88,16 +88,17 @@ def errors(selection: dict[str, float], test: dict[str, float]) -> Row:
     }  # fmt: skip
 
 
-def training_macs(trained: Row, macs: int) -> int:
+def training_macs(trained: Row, macs: int, search_passes: float = 1) -> int:
     """Multiply-adds of a training: PASSES x MACs of the network x images that it saw, before and after a commit.
 
     Args:
         trained: record of the stage in run.json.
         macs: of the network that came out.
+        search_passes: times that the supernet was shown an image in an epoch.
     """
     per_epoch, soft = trained["images"] // trained["epochs"], trained["soft"]
     dense = trained["epochs"] if soft is None else soft["epoch"]
-    return int(PASSES * per_epoch * (dense * trained["macs"] + (trained["epochs"] - dense) * macs))
+    return int(PASSES * per_epoch * (dense * search_passes * trained["macs"] + (trained["epochs"] - dense) * macs))
 
 
 def cheaper_epochs(epochs: int, searched: int, macs: int, fewer: int) -> int:

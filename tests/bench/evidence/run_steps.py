@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from commands import Commands
+from commands import PGNAS, Commands
 
 IMAGE = 14
 """Pixels per side."""
 
 
 def trained(
-    pgnas: Commands, run: Path, network: str, seed: int, epochs: int, options: list[object], where: list[object]
-) -> None:
+    pgnas: Commands, run: Path, network: str, seed: int, epochs: int, options: list[object], where: list[object],
+    program: Sequence[str] = (PGNAS,),
+) -> None:  # fmt: skip
     """Inflate and train a run; what is done is not done again, what was interrupted goes on.
 
     Args:
@@ -27,6 +29,7 @@ def trained(
         seed, epochs: of the training.
         options: of `pgnas train`, where it does not go on with a training.
         where: options of `pgnas train` in both cases.
+        program: what trains in the place of `pgnas`.
 
     Raises:
         ValueError: the run was trained for another number of epochs.
@@ -38,7 +41,7 @@ def trained(
         how: list[object] = ["--resume"]
         if not (run / "train" / "recipe.toml").is_file():  # nothing to go on with
             how = [*options, "--data", "torch/fashion_mnist", "--epochs", epochs, "--seed", seed, "--channels-last"]
-        pgnas("train", *how, *where)
+        pgnas("train", *how, *where, program=program)
     if (done := stages(run)["train"]["epochs"]) != epochs:
         raise ValueError(f"{run} was trained for {done} epochs, not {epochs}: remove it")
 

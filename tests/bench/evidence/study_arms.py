@@ -28,6 +28,10 @@ class Arm(NamedTuple):
     """Options of `pgnas sample`."""
     base: str = BASE
     """The arm it is compared with."""
+    script: str = ""
+    """Of this folder: what trains it in the place of `pgnas`."""
+    search_passes: float = 1
+    """Times that an image is shown to the supernet in an epoch of the search."""
 
     def scaled(self, epochs: int) -> int:
         """Its epochs where the others have `epochs`."""
@@ -64,6 +68,10 @@ ARMS = {
     "glr03": Arm("commit, gates at a rate of 0.03", WIDE, [*FOUND, "--gate-lr", "0.03"]),
     "glr-sgd": Arm("commit, gates under SGD", WIDE, [*FOUND, "--gate-optimizer", "sgd"]),
     "budget-early": Arm("commit, target reached at 0.3 of the search", WIDE, FOUND + changed("budget.reached=0.3")),
+    "distill": Arm(
+        "commit, the search distilled from the network without drops", WIDE, FOUND, script="distilled.py",
+        search_passes=1.9,
+    ),
     "group": Arm("commit, one p per group: here, per layer", WIDE, [*FOUND, "--granularity", "group"]),
     "ema": Arm("commit, weights averaged (0.99)", WIDE, [*FOUND, "--ema", "0.99"]),
     "commit45": Arm("commit at 0.45 of the epochs", WIDE, FOUND + changed("commit.at=0.45")),

@@ -13,13 +13,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import run_steps
-from commands import Commands, Failed, Stopped
+from commands import PGNAS, Commands, Failed, Stopped
 from ledger import RESULTS, Ledger
 from peer_runs import training_macs
 from run_steps import IMAGE, ranking_of, stages
 from study_arms import ARMS, BATCH, EPOCHS, IMAGES
 
-ZOO = Path(__file__).parent / "zoo"
+HERE = Path(__file__).parent
 Row = dict[str, Any]
 """Column -> value of a row."""
 ON = f"Fashion-MNIST, {IMAGES} images at {IMAGE}x{IMAGE}"
@@ -60,7 +60,7 @@ class Runs:
         extra: Callable[[Row, Row], Row],
     ) -> None:  # fmt: skip
         self.options, self.ledger, self.types, self.extra = options, ledger, types, extra
-        self.pgnas, self.failures = Commands(plugins=ZOO), 0
+        self.pgnas, self.failures = Commands(plugins=HERE / "zoo"), 0
         options.out.mkdir(parents=True, exist_ok=True)
 
     def rows(self) -> dict[tuple[str, int], Row]:
@@ -111,13 +111,14 @@ class Runs:
 
     def made(self, arm: str, seed: int) -> Row:
         """Do the stages of a run that are not done; its row."""
-        run, (_, network, train, _, sample, _), options = self.options.out / f"{arm}-{seed}", ARMS[arm], self.options
-        epochs = ARMS[arm].scaled(options.epochs)
+        run, described, options = self.options.out / f"{arm}-{seed}", ARMS[arm], self.options
+        epochs = described.scaled(options.epochs)
         where = ["--data-dir", options.data_dir, "--device", options.device, "--run", run]
-        how: list[object] = ["--limit-train", IMAGES, "--batch-size", BATCH, *train]
-        run_steps.trained(self.pgnas, run, network, seed, epochs, how, where)
+        how: list[object] = ["--limit-train", IMAGES, "--batch-size", BATCH, *described.train]
+        program = (sys.executable, str(HERE / described.script)) if described.script else (PGNAS,)
+        run_steps.trained(self.pgnas, run, described.network, seed, epochs, how, where, program)
         if "sample" not in stages(run):
-            self.pgnas("sample", *sample, "--seed", seed, "--run", run)
+            self.pgnas("sample", *described.sample, "--seed", seed, "--run", run)
         if "rank" not in stages(run):
             self.pgnas("rank", "--method", "exhaustive", *where)
         trained, ranking = stages(run)["train"], ranking_of(run)
@@ -125,7 +126,8 @@ class Runs:
             "arm": arm, "seed": seed, "params": ranking["params"], "macs": ranking["macs"],
             "selection_accuracy": ranking["selection_accuracy"]["value"],
             "selection_images": ranking["selection_accuracy"]["n"], "candidates": ranking["candidates"],
-            "epochs": trained["epochs"], "training_macs": training_macs(trained, ranking["macs"]),
+            "epochs": trained["epochs"],
+            "training_macs": training_macs(trained, ranking["macs"], described.search_passes),
             "seconds": round(trained["seconds"], 1), "device": trained["device"],
             **self.extra(trained, ranking),
         }  # fmt: skip
