@@ -259,10 +259,13 @@ class Trainer:
         )
 
     def _set_gates(self) -> None:
-        """What depends on the step about the noise: nothing is dropped in the warm-up, then the temperature falls."""
+        """What depends on the step about the noise: nothing is dropped in the warm-up, then the temperature falls.
+
+        At a constant rate of 0 there are no masks: of ones, they would only take time.
+        """
         options, objective = self.recipe.annealing, self.recipe.objective
         warmup = options.warmup * self.search_steps
-        self.net.set_gating(self.step >= warmup)
+        self.net.set_gating(self.step >= warmup and objective.fixed_drop != 0)
         if options.temperature_end is not None:
             share = min(1.0, max(0.0, (self.step - warmup) / max(1.0, self.search_steps - 1 - warmup)))
             temperature = options.temperature(objective.temperature, share)

@@ -35,7 +35,7 @@ class Commands:
 
     def __init__(self, threads: int = 1, plugins: Path | None = None) -> None:
         self.running: set[subprocess.Popen[str]] = set()
-        self.lock, self.stopped, self.signum = threading.Lock(), False, 0
+        self.lock, self.stopped, self.signum = threading.RLock(), False, 0  # a handler may run while it is held
         found = filter(None, [None if plugins is None else str(plugins), os.environ.get("PYTHONPATH")])
         self.environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(found)}
 
@@ -59,6 +59,8 @@ class Commands:
                 env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
             self.running.add(process)
+            if self.stopped:  # by a signal that came while it started
+                process.terminate()
         _, said = process.communicate()
         with self.lock:
             self.running.remove(process)

@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "evidence"))
+BENCH = Path(__file__).parents[1] / "bench"
+sys.path[:0] = [str(BENCH / "evidence"), str(BENCH)]
 
-from paper_arms import ARMS, BASE, FILES, FREE, ORDER, TABLES
-from paper_maths import correlation, counts, expected_best
-from paper_sample_table import ALL_TABLES, PAPER
+from paper import tables_of  # noqa: E402
+from paper_arms import ARMS, BASE, FILES, FREE, ORDER, TABLES  # noqa: E402
+from paper_maths import correlation, counts, expected_best  # noqa: E402
+from paper_sample import answers, parts, promised  # noqa: E402
+from paper_sample_table import ALL_TABLES, PAPER  # noqa: E402
 
 
 @pytest.mark.parametrize("values", [[0.3, 0.1, 0.2, 0.7, 0.7], [1.0], [0.5, 0.5, 0.5]])
@@ -47,6 +51,39 @@ def test_a_correlation_of_what_does_not_vary_is_none() -> None:
     assert correlation([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == pytest.approx(1.0)
     assert correlation([1.0, 2.0], [3.0, 3.0]) is None
     assert correlation([1.0], [3.0]) is None
+
+
+def test_what_a_choice_promises_is_what_others_do_not_keep() -> None:
+    """Of candidates that are alike, the largest of their deviations on both parts; of one that is better, nothing."""
+    rng = np.random.default_rng(0)
+    alike = rng.random((30, 1000)) < 0.8
+    few, many = promised(alike, 100), promised(alike, 500)
+    largest = 2.04  # standard deviations that the largest of 30 normal values is above 0, on average
+    each = 100 * (0.8 * 0.2 * 0.9 / 100) ** 0.5  # of a mean of 100 of 1000 images about that of all, in points
+    assert few == pytest.approx(largest * each * (1 + 1 / 9), rel=0.15)
+    assert 0 < many < 0.6 * few
+    better = alike.copy()
+    better[7] = True
+    assert abs(promised(better, 100)) < 0.1 * few
+
+
+def test_bits_of_answers_come_back() -> None:
+    right = np.random.default_rng(0).random(13) < 0.5
+    row = {"n": 13, "right": np.packbits(right).tobytes().hex()}
+    assert np.array_equal(answers(row), right)
+
+
+def test_parts_of_a_sample_are_disjoint() -> None:
+    drawn = [{"rank": n} for n in range(10)]
+    assert [[row["rank"] for row in part] for part in parts(drawn, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [len(part) for part in parts(drawn, 10)] == [10]
+    assert [len(part) for part in parts(drawn, 50)] == [10]
+
+
+def test_a_training_stands_in_every_table_that_compares_with_it() -> None:
+    assert tables_of("3", {"arm": BASE}) == ["3", "5", "7", "l2", "granularity"]
+    assert tables_of("4", {"arm": FREE}) == tables_of("u0", {"arm": FREE}) == ["3", "4", "7", "l2", "u0"]
+    assert tables_of("6", {"candidates": 50}) == ["6"]
 
 
 # ---- tables ----
@@ -83,9 +120,11 @@ def test_table_3_compares_guided_with_what_the_paper_compares_it_with(tmp_path: 
         tuned = {"finetune_epochs": 10, "finetuned_test_error": 11.0 + seed / 10}
         rows.append(arm_row(BASE, seed, **tuned))
         tuned["finetuned_test_error"] = 14.0 + seed / 10
-        rows.append(arm_row("uniform", seed, test_error=30 + seed, **tuned))
+        rows.append(arm_row("uniform", seed, test_error=30 + seed, **tuned, std_selection_error=0.5 + seed))
     lines = rendered(tmp_path, "3", rows)
-    assert claims(lines) == ["holds", "holds", "open", "holds", "holds"]
+    wanted = ["holds", "holds", "open", "open", "not shown", "not shown", "open", "holds", "holds", "holds"]
+    assert claims(lines) == wanted
+    assert any("differ less" in line and line.endswith("n = 3; the mean agrees)") for line in lines)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert [row[0] for row in cells[2:]] == ["guided", "guided, fine-tuned", "uniform", "uniform, fine-tuned"]
     assert cells[5][1:4] == ["14.10 ± 0.10", "14.00 / 14.10 / 14.20", "+2.00 ± 0.00"]
@@ -95,34 +134,37 @@ def test_table_3_compares_guided_with_what_the_paper_compares_it_with(tmp_path: 
 
 
 def test_table_4_says_whether_the_size_falls(tmp_path: Path) -> None:
-    sizes = dict(zip(TABLES["4"].arms, (180, 120, 130), strict=True))
+    sizes = dict(zip(TABLES["4"].arms, (180, 120, 110, 130), strict=True))
     rows = [arm_row(arm, seed, mean_params=size + seed) for arm, size in sizes.items() for seed in (0, 1)]
     lines = rendered(tmp_path, "4", rows)
-    assert claims(lines) == ["holds", "fails", "holds", "not shown"]
-    assert any(line.startswith("- **fails**: l2 / N = 0.001 finds") and "+0.05 ± 0.00" in line for line in lines)
+    assert claims(lines) == ["holds", "holds", "fails", "holds", "not shown", "not shown", "not shown"]
+    assert any(line.startswith("- **fails**: l2 / N = 0.001 finds") and "+0.10 ± 0.00" in line for line in lines)
+    cells = [line.strip("| ").split(" | ")[-1] for line in lines if line.startswith("| l2")]
+    assert cells == ["2.13, 49.9 M", "2.06, 33.4 M", "2.27, 23.8 M", "2.39, 18.2 M"]
     assert set(claims(rendered(tmp_path, "4", [row for row in rows if row["seed"] == 0]))) == {"open"}
 
 
 def test_table_7_counts_in_shares(tmp_path: Path) -> None:
     rows = [arm_row(arm, seed) for arm in (BASE, FREE) for seed in (0, 1)]
     for row in rows[2:]:
-        row["dropped_operations"] = 16 * row["seed"]
+        row["operations_above_0.95"] = 16 * row["seed"]
     lines = rendered(tmp_path, "7", rows)
-    assert "| held at 0.5x | 0.30 ± 0.01 | 0.10 | 0.05 | 0.50 | 12.05 ± 0.07 |" in lines
-    assert claims(lines) == ["holds", "holds", "holds", "holds", "not shown", "not shown"]
+    assert "| held at 0.5x | 0.30 ± 0.01 | 0.05 | 0.10 | 0.50 | 12.05 ± 0.07 |" in lines
+    assert claims(lines) == ["holds", "holds", "holds", "not shown", "not shown"]
+    assert any(line.endswith("n = 2; the mean is against it)") for line in lines) is False
 
 
 def test_table_6_shows_winners_and_the_expected_best(tmp_path: Path) -> None:
     rows = [
         {"candidates": n, "seed": seed, **IMAGES, "expected_selection_error": 11 + shift,
-         "test_error": 12 + shift + seed}
+         "test_error": 12 + shift + seed, "winners": 1000 // n}
         for n, shift in ((1000, 0.0), (50, 0.5))
         for seed in (0, 1, 2)
     ]  # fmt: skip
     lines = rendered(tmp_path, "6", rows)
     few, many = (line for line in lines if line.startswith(("| 50 |", "| 1,000 |")))
-    assert "| 11.50 | 11.50 / 11.50 / 11.50 | 13.50 ± 1.00 | 12.50 / 13.50 / 14.50 | 2.17 |" in few
-    assert many.endswith("|  |")
+    assert "| 11.50 | 11.50 / 11.50 / 11.50 | 13.50 ± 1.00 | 12.50 / 13.50 / 14.50 | 20 | 2.17 |" in few
+    assert many.endswith("| 1 |  |")
     assert claims(lines) == ["holds"]
 
 
@@ -130,13 +172,15 @@ def test_optimism_is_what_choosing_promises_and_does_not_keep(tmp_path: Path) ->
     row = {
         **IMAGES, "candidates": 100, "mean_selection_error": 13.0, "std_selection_error": 0.4, "mean_test_error": 14.0,
         "std_test_error": 0.3, "by_selection_selection_error": 12.0, "by_selection_test_error": 14.2,
-        "by_test_selection_error": 12.7, "by_test_test_error": 13.2, "correlation": 0.5,
+        "by_test_selection_error": 12.7, "by_test_test_error": 13.2, "correlation": 0.5, "promised_fifth": 0.4,
+        "promised_half": 0.2,
     }  # fmt: skip
     lines = rendered(tmp_path, "optimism", [{"seed": seed, **row} for seed in (0, 1, 2)])
+    assert "| 0.40 | 0.30 | 0.50 | 0.40 | 0.20 |" in next(line for line in lines if line.startswith("| none"))
     picked = "| test | 12.70 | 13.20 | 13.20 / 13.20 / 13.20 | -1.00 ± 0.00 | 0.30 | 0.80 | 0.50 |"
     assert any(line.startswith(picked) for line in lines)
     assert any(line.startswith("| selection | 12.00 | 14.20 |") for line in lines)
-    assert claims(lines) == ["holds", "holds", "holds", "fails"]
+    assert claims(lines) == ["holds", "holds", "holds", "holds", "holds", "fails"]
 
 
 def test_histograms_pool_the_seeds(tmp_path: Path) -> None:

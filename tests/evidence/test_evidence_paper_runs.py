@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from commands import Stopped  # noqa: E402
 from paper_runs import Runs  # noqa: E402
 from paper_sample import numbers, whole  # noqa: E402
 
-MEAN = 120_000.4
+MEAN, RATE = 120_000.4, 0.1 + 0.2
 
 
 class Recorder:
@@ -27,7 +28,7 @@ class Recorder:
         self.calls: list[list[str]] = []
         self.stop_at = stop_at
 
-    def __call__(self, name: str, *arguments: object) -> None:
+    def __call__(self, name: str, *arguments: object, program: Sequence[str] = ()) -> None:
         words = [name, *map(str, arguments)]
         self.calls.append(words)
         run = Path(words[words.index("--run") + 1])
@@ -43,10 +44,12 @@ class Recorder:
             self.stop_at = ""
             raise Stopped
         stages = json.loads(manifest.read_text())["stages"]
-        found: dict[str, Any] = {"epochs": 2} if name == "train" else {}
+        found: dict[str, Any] = {"epochs": 2, "fixed_drop": RATE} if name == "train" else {}
         if name == "sample":
             stages.pop("rank", None)
             found = {"params": {"mean": MEAN}, "asked": int(words[words.index("-n") + 1])}
+            if "--drop-prob" in words:
+                found["drop_prob"] = float(words[words.index("--drop-prob") + 1])
         if name == "rank":
             (run / "rank").mkdir(exist_ok=True)
             finetune = {"finetune": {"epochs": 3}} if "--finetune" in words else {}
@@ -82,9 +85,9 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, stage: str) -> 
     recorder = Recorder(stop_at=stage)
     runs = Runs(options(tmp_path), recorder)  # type: ignore[arg-type]
     with pytest.raises(Stopped):
-        runs.made("tau-1", 0)
+        runs.made("tau-0.1", 0)
     before = len(recorder.calls)
-    runs.made("tau-1", 0)
+    runs.made("tau-0.1", 0)
     again = recorder.calls[before:]
     assert again[0][0] == stage
     assert ("--resume" in again[0]) is (stage == "train")
@@ -101,6 +104,21 @@ def test_a_larger_sample_is_drawn_in_a_copy_without_baselines(tmp_path: Path) ->
     assert recorder.calls[before][1:3] == ["-n", "30"]
     assert not (many / "baselines").exists()
     runs.sample_of_base(0)
+    assert len(recorder.calls) == before + 2
+
+
+def test_the_guided_supernet_is_drawn_at_the_rate_of_the_uniform_one(tmp_path: Path) -> None:
+    recorder = Recorder(stop_at="")
+    runs = Runs(options(tmp_path), recorder)  # type: ignore[arg-type]
+    runs.made("uniform", 0)
+    before = len(recorder.calls)
+    run = runs.made("drawn-uniformly", 0)
+    sample, rank = recorder.calls[before:]
+    assert (sample[0], rank[0], run.name) == ("sample", "rank", "drawn-uniformly-0")
+    assert float(sample[sample.index("--drop-prob") + 1]) == RATE
+    assert sample[sample.index("--strategy") + 1] == "uniform"
+    assert not (run / "baselines").exists()
+    runs.made("drawn-uniformly", 0)
     assert len(recorder.calls) == before + 2
 
 

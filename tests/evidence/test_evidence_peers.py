@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,10 @@ def test_arms_inside_the_defaults_arithmetic(tmp_path: Path) -> None:
 
 
 def test_errors_of_accuracies() -> None:
-    found = errors({"value": 0.9}, {"value": 0.8, "low": 0.75, "high": 0.86, "n": 300})
+    found = errors({"value": 0.9, "n": 200}, {"value": 0.8, "low": 0.75, "high": 0.86, "n": 300})
     assert found == {
-        "test_error": 20.0, "test_low": 14.0, "test_high": 25.0, "test_images": 300, "selection_error": 10.0
+        "test_error": 20.0, "test_low": 14.0, "test_high": 25.0, "test_images": 300, "selection_error": 10.0,
+        "selection_images": 200,
     }  # fmt: skip
 
 
@@ -166,7 +168,8 @@ def test_torch_pruning_reaches_a_size(data: Data, tmp_path: Path, importance: st
         before = training.progress.spent
         gradients(training)
         assert training.progress.spent - before == 3 * training.macs * 256
-    wanted = 0.5 * params_of(network)
-    shrink(network, wanted, importance, training)
-    assert 0.9 * wanted < params_of(network) <= wanted
+    cost = params_of if importance == "taylor" else partial(macs_of, data=data)
+    wanted = 0.5 * cost(network)
+    shrink(network, cost, wanted, importance, training)
+    assert 0.9 * wanted < cost(network) <= wanted
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)

@@ -12,7 +12,7 @@ EVIDENCE = Path(__file__).parents[1] / "bench" / "evidence"
 sys.path.insert(0, str(EVIDENCE))
 
 import results  # noqa: E402
-from peer_arms import COLUMNS, ORDER  # noqa: E402
+from peer_arms import COLUMNS, ORDER, PRUNED  # noqa: E402
 from peers_table import PEERS  # noqa: E402
 from table import FAILS, HOLDS, NOT_SHOWN, OPEN, Claim, Table, csv_rows, difference, each, mean, paired, span, text  # noqa: E402
 
@@ -107,7 +107,7 @@ def test_the_peers(tmp_path: Path) -> None:
     )
     judged = PEERS.judged(tmp_path)
     compared = {claim.base[1] for _, claim in judged if claim.line[1] == "default-both"}
-    assert compared == {"plain-equal", "magnitude", "tp-group-norm", "tp-taylor", "uniform-finetuned"}
+    assert compared == {"plain-equal", *PRUNED}
     assert {verdict for verdict, claim in judged if claim.line[1] == "default-both"} == {NOT_SHOWN}
     verdicts = [verdict for verdict, claim in judged if claim.line[1] == "default"]
     assert verdicts == [HOLDS] * (2 * (len(ORDER) - 3))

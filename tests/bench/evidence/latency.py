@@ -44,6 +44,8 @@ KEY = ("family", "seed", "runtime", "batch", "arm")
 TIMES = (*KEY, "median_ms", "low_ms", "high_ms", "of_plain", "of_plain_low", "of_plain_high", "turns")
 EAGER, ONNX = "eager", "ONNX Runtime"
 BATCHES = (1, 64)
+EACH = 2 * len(BATCHES)
+"""Rows of an arm: both runtimes."""
 REFERENCE = "plain"
 
 
@@ -97,12 +99,18 @@ def main() -> None:
     for family in options.families:
         for seed in options.seeds:
             arms = {row["arm"] for row in peers if (row["family"], int(row["seed"])) == (family, seed)}
-            there = {row["arm"] for row in ledger.rows() if (row["family"], int(row["seed"])) == (family, seed)}
-            if there and arms - there:
-                print(f"{family}, seed {seed}: remove its rows, they lack {', '.join(sorted(arms - there))}")
+            made = [row for row in ledger.rows() if (row["family"], int(row["seed"])) == (family, seed)]
+            there = {row["arm"] for row in made}
+            complete = {row["arm"] for row in made if [other["arm"] for other in made].count(row["arm"]) == EACH}
+            if there and arms - complete:
+                print(f"{family}, seed {seed}: remove its rows, they lack {', '.join(sorted(arms - complete))}")
             if there or REFERENCE not in arms:
                 continue
-            networks = {arm: load(options.out / f"{family}-{arm}-{seed}" / NETWORK) for arm in sorted(arms)}
+            files = {arm: options.out / f"{family}-{arm}-{seed}" / NETWORK for arm in sorted(arms)}
+            if missing := [str(file) for file in files.values() if not file.is_file()]:
+                print(f"{family}, seed {seed}: not measured, there is no {', no '.join(missing)}")
+                continue
+            networks = {arm: load(file) for arm, file in files.items()}
             for row in measured(networks, family, seed, options.repeats):
                 ledger.add(row)
             print(f"{family}, seed {seed}: {len(networks)} networks", flush=True)

@@ -6,24 +6,29 @@
     1,resnet,plain,0,12.61,...
 
 A table is filled over several sittings, on one machine or another: a sitting adds a comment line that says where and
-when, and its rows carry its number. What has a row is not run again.
+when, and its rows carry its number. What has a row is not run again. Several processes may fill one table.
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
+import fcntl
+import io
 import os
 import platform
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 SITTING = "sitting"
+PACKAGES = ("torch", "timm", "torch-pruning", "onnxruntime")
+"""Whose versions are kept, where they are installed."""
 Row = dict[str, str]
 """Column -> what the file says."""
 
@@ -44,6 +49,7 @@ class Ledger:
     ) -> None:
         self.path, self.about, self.columns, self.key = folder / f"{name}.csv", about, tuple(columns), tuple(key)
         self._lock, self._sitting = threading.Lock(), 0
+        self._machine = machine()  # now: a checkout may change before the first row
 
     def rows(self) -> list[Row]:
         """All rows, in the order in which they were made.
@@ -77,26 +83,39 @@ class Ledger:
 
         Raises:
             ValueError: it has other columns, or there is a row of that run.
+            OSError: it cannot be written.
         """
         if set(row) != set(self.columns):
             raise ValueError(
                 f"a row of {self.path.name} has the columns {sorted(row)}, expected {sorted(self.columns)}"
             )
-        with self._lock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock, self._alone():
             if self.has(**{name: row[name] for name in self.key}):
                 raise ValueError(f"{self.path} has a row of {self._key(row)} already")
-            new = not self.path.is_file()
+            new, text = not self.path.is_file(), io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            if new:
+                text.write(f"# {self.about}\n")
+            sitting = self._sitting or len(self.sittings()) + 1
             if not self._sitting:
-                self._sitting = len(self.sittings()) + 1
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self.path, "a") as file:
-                    file.write(f"# {self.about}\n" if new else "")
-                    file.write(f"# {SITTING} {self._sitting}: {machine()}\n")
-            with open(self.path, "a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if new:
-                    writer.writerow((SITTING, *self.columns))
-                writer.writerow((self._sitting, *("" if row[c] is None else row[c] for c in self.columns)))
+                text.write(f"# {SITTING} {sitting}: {self._machine}\n")
+            if new:
+                writer.writerow((SITTING, *self.columns))
+            writer.writerow((sitting, *("" if row[c] is None else row[c] for c in self.columns)))
+            with open(self.path, "a", newline="") as file:  # at once: others read it without the lock
+                file.write(text.getvalue())
+            self._sitting = sitting
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, no other process adds to a file of the folder."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _key(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[name]) for name in self.key)
@@ -104,11 +123,19 @@ class Ledger:
 
 def machine() -> str:
     """Date, system, cores and versions, in one line."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "timm"))
+    installed = {found.name.lower(): found.version for found in metadata.distributions()}
+    versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
     return (
-        f"{datetime.date.today().isoformat()}, {platform.platform()}, {os.cpu_count()} cores, "
+        f"{datetime.date.today().isoformat()}, {platform.platform()}, {os.cpu_count()} cores{_processor()}, "
         f"python {platform.python_version()}, {versions}, pgnas {metadata.version('pgnas')} at {_commit()}"
     )
+
+
+def _processor() -> str:
+    """ " of NAME", where the system says it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((f" of {line.partition(':')[2].strip()}" for line in lines if line.startswith("model name")), "")
 
 
 def _commit() -> str:

@@ -8,18 +8,21 @@
 images cut from the rest of the training images, 10 000 test images. The tables, and what is compared with what:
 
     3            guided against uniform candidates, both also fine-tuned, and the full supernet. Uniform is trained and
-                 drawn at the constant rate whose expected size is the guided candidates' mean size. Fine-tuning adds
-                 --finetune epochs of the winner alone, which the others do not have
-    4            three values of l2 without a target: the priors decide the size
-    5            four temperatures tau
-    6            the best of 50, 150, 500 and 1000 candidates: of one sample a seed, all on the whole selection split
+                 drawn at the constant rate whose expected size is the guided candidates' mean size; it is also drawn at
+                 that rate from the guided supernet. Fine-tuning adds --finetune epochs of the winner alone, which the
+                 others do not have
+    4            the four published values of l2 / N without a target: the priors decide the size
+    5            three temperatures tau, two of them published
+    6            the best of 50, 150, 500 and 1000 candidates: of one sample a seed, all on the whole selection split;
+                 the winners of all disjoint parts of the sample of such a number, averaged
     7            the shares of channels and operations that the found networks drop
     l2           the weight prior l2 (1 - p) ||W||^2 against the constant l2 ||W||^2 (Table 2), at one size and without
                  a target
     u0           three architecture priors, without a target
     granularity  one p per layer against one per channel
-    optimism     --both candidates scored on both splits: what choosing on the test split would have promised. The one
-                 place where candidates other than winners are scored there; nothing is chosen by it
+    optimism     --both candidates scored on both splits: what choosing on the test split would have promised, also by
+                 choosing on one part of the test images and looking at the other, 200 times. The one place where
+                 candidates other than winners are scored there; nothing is chosen by it
     histograms   accuracies of guided and uniform candidates, and the learned p, in bins; and as pictures, with that of
                  the found architecture: the figures of `pgnas report --figures` of the first seed
 
@@ -97,6 +100,13 @@ class Unit(NamedTuple):
     rows: Callable[[], Iterator[dict[str, Any]]]
 
 
+def tables_of(table: str, row: dict[str, Any]) -> list[str]:
+    """The tables that show a row of one of them: a training stands in all that compare something with it."""
+    if table not in arms.TABLES:
+        return [table]
+    return [name for name, other in arms.TABLES.items() if row["arm"] in other.arms]
+
+
 class Paper:
     """The tables of one folder of runs."""
 
@@ -141,16 +151,20 @@ class Paper:
         return Unit(f"table {table}, seed {seed}", table, done, functools.partial(rows, self.runs, seed))
 
     def make(self, unit: Unit) -> None:
-        """Make a unit from where it is, and add its rows; says how it ended."""
-        if self.pgnas.stopped or unit.done():
+        """Make a unit from where it is, and add its rows to every table that has them; says how it ended."""
+        if self.pgnas.stopped:
             return
         started = time.perf_counter()
         try:
-            rows, ledger = list(unit.rows()), self.ledgers[unit.table]
+            with self.lock:
+                if unit.done():
+                    return
+            rows = list(unit.rows())
             with self.lock:
                 for row in rows:
-                    if not ledger.has(**{name: row[name] for name in ledger.key}):
-                        ledger.add(row)
+                    for name in tables_of(unit.table, row):
+                        if not self.ledgers[name].has(**{key: row[key] for key in self.ledgers[name].key}):
+                            self.ledgers[name].add(row)
             shown = f", test error {rows[0]['test_error']:.2f} %" if rows and "test_error" in rows[0] else ""
             said = f"done after {time.perf_counter() - started:.0f} s{shown}"
         except Stopped:

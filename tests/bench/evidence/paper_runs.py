@@ -6,7 +6,6 @@ import argparse
 import json
 import shutil
 import threading
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,8 @@ class Runs:
 
     def __init__(self, options: argparse.Namespace, pgnas: Commands) -> None:
         self.options, self.pgnas = options, pgnas
-        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[Path, threading.Lock] = {}
+        self._guard = threading.Lock()
         options.out.mkdir(parents=True, exist_ok=True)
         settings, kept = {name: getattr(options, name) for name in SETTINGS}, options.out / "settings.json"
         if not kept.is_file():
@@ -67,12 +67,14 @@ class Runs:
             Failed: a command failed.
         """
         setting = ARMS[arm]
+        if setting.rate_of is not None:
+            return self._drawn(arm, setting, seed)
         size: list[object] = []
         if setting.size_of is not None or setting.inside:
             base = self.made(setting.size_of or BASE, seed)
             size = ["--fixed-drop", round(stages(base)["sample"]["params"]["mean"])] if setting.size_of else []
         run = self.path(arm, seed)
-        with self._locks[run]:
+        with self._lock(run):
             self._trained(run, setting, seed, size)
             if "sample" not in stages(run):
                 count = 1 if setting.single else self.options.candidates
@@ -101,15 +103,37 @@ class Runs:
 
     def sample_of_base(self, seed: int) -> Path:
         """A copy of the base's run with a larger sample, ranked; its first candidates are those of the base."""
-        base, run = self.made(BASE, seed), self.options.out / f"{BASE}-{seed}.many"
-        with self._locks[run]:
-            if not run.is_dir():
-                shutil.rmtree(copy := run.with_name(f".{run.name}.tmp"), ignore_errors=True)
-                shutil.copytree(base, copy, ignore=shutil.ignore_patterns("baselines")).rename(run)
+        run = self.options.out / f"{BASE}-{seed}.many"
+        with self._lock(run):
+            self._copied(self.made(BASE, seed), run)
             if stages(run).get("sample", {}).get("asked") != self.options.many:
                 self.pgnas("sample", "-n", self.options.many, "--seed", seed, "--force", "--run", run)
             self.ranked(run)
         return run
+
+    def _drawn(self, arm: str, setting: Arm, seed: int) -> Path:
+        """A copy of the base's run, its candidates drawn at another arm's constant rate, ranked."""
+        assert setting.rate_of is not None
+        rate, run = stages(self.made(setting.rate_of, seed))["train"]["fixed_drop"], self.path(arm, seed)
+        with self._lock(run):
+            self._copied(self.made(BASE, seed), run)
+            if stages(run).get("sample", {}).get("drop_prob") != rate:
+                count = self.options.candidates
+                words = [*setting.sample, "--drop-prob", repr(rate), "--seed", seed, "--force"]
+                self.pgnas("sample", "-n", count, *words, "--run", run)
+            self.ranked(run)
+        return run
+
+    @staticmethod
+    def _copied(base: Path, run: Path) -> None:
+        """Copy a run without its baselines, unless that has been done."""
+        if not run.is_dir():
+            shutil.rmtree(copy := run.with_name(f".{run.name}.tmp"), ignore_errors=True)
+            shutil.copytree(base, copy, ignore=shutil.ignore_patterns("baselines")).rename(run)
+
+    def _lock(self, run: Path) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(run, threading.Lock())
 
     def row(self, arm: str, seed: int) -> dict[str, Any]:
         """A run as the row of a table of arms; the run is made if it has to be."""

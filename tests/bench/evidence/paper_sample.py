@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from commands import Stopped
+from numpy.typing import NDArray
 from paper_arms import BASE, BINS, FIGURES
 from paper_maths import correlation, counts, expected_best
 from paper_runs import IN_THIS_PROCESS, Runs, channel_probabilities, error, leaderboard, rounded
@@ -28,14 +30,14 @@ from pgnas_cli.run import append_jsonl, read_jsonl, write_jsonl
 NUMBERS = (50, 150, 500, 1500, 5000, 10_000)
 IMAGES = ("epochs", "train_images", "selection_images", "test_images")
 NUMBER_COLUMNS = (
-    "candidates", "seed", *IMAGES, "sample", "drawn", "expected_selection_error", "winner", "selection_error",
+    "candidates", "seed", *IMAGES, "sample", "drawn", "expected_selection_error", "winners", "selection_error",
     "test_error", "params",
 )  # fmt: skip
 NUMBER_KEY = ("candidates", "seed")
 OPTIMISM_COLUMNS = (
     "seed", *IMAGES, "candidates", "mean_selection_error", "std_selection_error", "mean_test_error", "std_test_error",
     "by_selection_selection_error", "by_selection_test_error", "by_test_selection_error", "by_test_test_error",
-    "correlation", "seconds",
+    "correlation", "promised_fifth", "promised_half", "seconds",
 )  # fmt: skip
 OPTIMISM_KEY = ("seed",)
 HISTOGRAM_COLUMNS = ("what", "arm", "seed", "low", "high", "count", "of", "epochs", "train_images")
@@ -54,9 +56,10 @@ def best(rows: Sequence[Row]) -> Row:
 
 
 def scores_on_test(runs: Runs, run: Path, candidates: Sequence[Candidate], kept: Path) -> dict[str, Row]:
-    """id -> {correct, n, seconds} on the whole test split, computed as the run's ranking computed.
+    """id -> {correct, n, seconds, right} on the whole test split; `right` is a bit for each image, in hexadecimal.
 
-    What has been scored is a line of `kept`, and is not scored again.
+    The logits are those of the run's ranking up to rounding: it scores its winner with masks, this may build the
+    compact network. What has been scored is a line of `kept`, and is not scored again.
 
     Raises:
         Stopped: the time is up.
@@ -77,7 +80,8 @@ def scores_on_test(runs: Runs, run: Path, candidates: Sequence[Candidate], kept:
                 raise Stopped
             started = time.perf_counter()
             right, _ = evaluator.outcomes([candidate], "test", positions, lambda: None)
-            row = {"id": candidate.id, "correct": int(right.sum()), "n": right.size}
+            bits = np.packbits(right[0]).tobytes().hex()
+            row = {"id": candidate.id, "correct": int(right.sum()), "n": right.size, "right": bits}
             found[candidate.id] = {**row, "seconds": time.perf_counter() - started}
             append_jsonl(kept, found[candidate.id])
     return found
@@ -87,36 +91,44 @@ def number_rows(runs: Runs, seed: int) -> Iterator[Row]:
     """Table 6: the best of the first n candidates of one large sample, for each n.
 
     The expected selection error of the best of n is that over all ways to draw n of the sample, exactly. Only winners
-    are scored on the test split: those of the first n in the order in which they were drawn.
+    are scored on the test split: those of disjoint parts of n candidates, in the order in which they were drawn; what
+    is given is their mean.
     """
     run = runs.sample_of_base(seed)
     board = {row["id"]: row for row in leaderboard(run)}
     candidates = read_candidates(RunDirectory(run))
     drawn = [board[candidate.id] for candidate in candidates]
     accuracies = [row["accuracy"] for row in drawn]
-    winners = {n: best(drawn[:n]) for n in numbers(runs.options.many)}
-    chosen = {row["id"] for row in winners.values()}
+    winners = {n: [best(part) for part in parts(drawn, n)] for n in numbers(runs.options.many)}
+    chosen = {row["id"] for found in winners.values() for row in found}
     scores = scores_on_test(
         runs, run, [found for found in candidates if found.id in chosen], runs.options.out / f"winners-{seed}.jsonl"
     )
-    for n, winner in winners.items():
-        score = scores[winner["id"]]
+    for n, found in winners.items():
+        correct = [scores[row["id"]]["correct"] / scores[row["id"]]["n"] for row in found]
         yield rounded({
             "candidates": n, "seed": seed, **runs.images(run), "sample": len(drawn), "drawn": min(n, len(drawn)),
-            "expected_selection_error": error(expected_best(accuracies, min(n, len(drawn)))), "winner": winner["id"],
-            "selection_error": error(winner["accuracy"]), "test_error": error(score["correct"] / score["n"]),
-            "params": winner["params"],
+            "expected_selection_error": error(expected_best(accuracies, min(n, len(drawn)))), "winners": len(found),
+            "selection_error": error(statistics.fmean(row["accuracy"] for row in found)),
+            "test_error": error(statistics.fmean(correct)),
+            "params": round(statistics.fmean(row["params"] for row in found)),
         })  # fmt: skip
 
 
+def parts(drawn: Sequence[Row], n: int) -> list[Sequence[Row]]:
+    """Disjoint parts of n, in their order; what is left over is not used, and of fewer than n there is one part."""
+    return [drawn[first : first + n] for first in range(0, max(1, len(drawn) - n + 1), n)]
+
+
 def optimism_rows(runs: Runs, seed: int) -> Iterator[Row]:
-    """What selecting on the test split would have promised: the one place where all candidates are scored on it."""
+    """What selecting on the test split would have promised: the one place where --both candidates are scored on it."""
     run, many = runs.made(BASE, seed), runs.sample_of_base(seed)
     candidates = read_candidates(RunDirectory(many))[: runs.options.both]
     board = {row["id"]: row for row in leaderboard(many)}
     scores = scores_on_test(runs, many, candidates, runs.options.out / f"optimism-{seed}.jsonl")
     selection = {found.id: board[found.id]["accuracy"] for found in candidates}
     test = {found.id: scores[found.id]["correct"] / scores[found.id]["n"] for found in candidates}
+    right = np.stack([answers(scores[found.id]) for found in candidates])
     by_selection = best([board[found.id] for found in candidates])["id"]
     by_test = max(test, key=lambda name: (test[name], -board[name]["params"], name))
     yield rounded({
@@ -126,8 +138,33 @@ def optimism_rows(runs: Runs, seed: int) -> Iterator[Row]:
         "by_selection_test_error": error(test[by_selection]),
         "by_test_selection_error": error(selection[by_test]), "by_test_test_error": error(test[by_test]),
         "correlation": correlation(list(selection.values()), list(test.values())),
+        "promised_fifth": promised(right, right.shape[1] // 5), "promised_half": promised(right, right.shape[1] // 2),
         "seconds": sum(scores[found.id]["seconds"] for found in candidates),
     })  # fmt: skip
+
+
+def answers(score: Row) -> NDArray[np.bool_]:
+    """[n]: whether each image was classified rightly, of a row of `scores_on_test`."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(score["right"]), np.uint8), count=score["n"]).astype(bool)
+
+
+def promised(right_KN: NDArray[np.bool_], images: int, *, divisions: int = 200, seed: int = 0) -> float:
+    """Points by which the best of K candidates on some of N images is less far ahead of the average on the others.
+
+    The mean over random divisions of the images in two; 0 in expectation where the answers on both parts are alike.
+
+    Args:
+        right_KN: which candidate classifies which image rightly.
+        images: on which the best is chosen.
+        divisions, seed: of the images.
+    """
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(divisions):
+        order = generator.permutation(right_KN.shape[1])
+        chosen_K, other_K = right_KN[:, order[:images]].mean(1), right_KN[:, order[images:]].mean(1)
+        best_one = int(chosen_K.argmax())
+        found.append(100 * ((chosen_K[best_one] - chosen_K.mean()) - (other_K[best_one] - other_K.mean())))
+    return statistics.fmean(found)
 
 
 def spread(split: str, accuracies: Sequence[float]) -> Row:

@@ -1,8 +1,9 @@
 """The arms of peers.py that are trained on after pruning, inside the multiply-adds of the default recipe's training.
 
 The dense phase, as many epochs as the default recipe searches, is made by `pgnas train` at the constant peak rate after
-the warm-up (the default's cosine has fallen by 3 % there); peer_training.py does what follows. The optimiser's
-momentum starts anew with the pruned network, where the default recipe hands it over.
+the warm-up (the default's cosine has fallen by 7 % at its end); peer_training.py does what follows. The optimiser's
+momentum starts anew with the pruned network, where the default recipe hands it over. Torch-Pruning trains a fiftieth of
+what is left between two of its ten stages.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peer_arms import BEST, CANDIDATES, FAMILIES, MANY, NETWORK, PASSES, Row
+from peer_arms import BEST, CANDIDATES, FAMILIES, MANY, NETWORK, NO_WARMUP, PASSES, Row
 from peer_magnitude import magnitude_masks
 from peer_runs import Runs, errors
 from peer_torch_pruning import SETTINGS, prune_and_train
@@ -28,6 +29,7 @@ from pgnas_cli.ranking.intervals import wilson
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.run import RunDirectory
 from pgnas_cli.supernet.supernet import Supernet
+from pgnas_cli.training.allocator import keep_freed_memory
 from pgnas_cli.training.commit import CommittedNetwork
 from pgnas_cli.training.data import Data
 from pgnas_cli.training.loop import trained_supernet
@@ -38,20 +40,22 @@ EVALUATED = 500
 """Images a batch."""
 
 
-def pruned_row(runs: Runs, family: str, arm: str, seed: int, budget: int) -> Row:
+def pruned_row(runs: Runs, family: str, arm: str, seed: int, budget: int, plain_macs: int) -> Row:
     """Make an arm of PRUNED; its row.
 
     Args:
         runs: makes the dense phase.
         family, arm, seed: which.
         budget: multiply-adds of the whole training.
+        plain_macs: of the plain network.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `pgnas train` does
     nets, folder = FAMILIES[family], runs.folder(family, arm, seed)
     uniform = arm == "uniform-finetuned"
     dense = folder if uniform else runs.folder(family, "dense", seed)
-    rate = nets.target if uniform else 0
-    runs.trained(dense, nets.supernet, seed, runs.search_epochs, ("--fixed-drop", rate, "--schedule", "step"))
+    drops = (*NO_WARMUP, "--fixed-drop", nets.target) if uniform else ("--fixed-drop", 0)
+    runs.trained(dense, nets.supernet, seed, runs.search_epochs, (*drops, "--schedule", "step"))
     if uniform:
         sample = [runs.candidates if word == CANDIDATES else word for word in MANY]
         runs.ranked(dense, seed, (*sample, "--strategy", "uniform"), BEST)
@@ -64,7 +68,7 @@ def pruned_row(runs: Runs, family: str, arm: str, seed: int, budget: int) -> Row
         run, recipe, data, arm, nets.target, Progress(budget, spent, spent), folder, lambda: runs.pgnas.stopped
     )
     if arm in SETTINGS:
-        prune_and_train(training, arm, nets.target)
+        prune_and_train(training, arm, {"params": nets.target, "macs": plain_macs})
     else:
         training.train()
     network = training.network.backbone.eval()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import run_steps
-from peer_arms import ARMS, BATCH, CANDIDATES, FAMILIES, NETWORK, PASSES, SEARCH_SHARE, TARGET, Row
+from peer_arms import ARMS, BATCH, CANDIDATES, FAMILIES, NETWORK, PASSES, SEARCH_SHARE, TARGET, WARMUP, Row
 from run_steps import Commands, ranking_of, stages
 
 
@@ -41,7 +41,7 @@ class Runs:
 
     def trained(self, run: Path, network: str, seed: int, epochs: int, options: tuple[object, ...]) -> None:
         """Inflate and train, from where it is."""
-        how = [*options, "--selection", self.selection, "--batch-size", BATCH]
+        how = [*options, *WARMUP, "--selection", self.selection, "--batch-size", BATCH]
         where = ["--data-dir", self.data_dir, "--device", "cpu", "--run", run]
         run_steps.trained(self.pgnas, run, network, seed, epochs, how, where)
 
@@ -65,7 +65,7 @@ class Runs:
         train, sample, rank = (tuple(meant.get(word, word) for word in words) for words in options)
         self.trained(run, nets.plain if network == "plain" else nets.supernet, seed, epochs, train)
         self.ranked(run, seed, sample, rank)
-        save_network(run)
+        save_network(run, self.data_dir)
         trained, ranking = stages(run)["train"], ranking_of(run)
         selection, test = ranking["selection_accuracy"], ranking["test_accuracy"]
         compared = ranking["candidates"] > 1  # one candidate is scored, for this row, and nothing is chosen
@@ -84,7 +84,7 @@ def errors(selection: dict[str, float], test: dict[str, float]) -> Row:
     wrong = {name: round(100 * (1 - test[name]), 2) for name in ("value", "low", "high")}
     return {
         "test_error": wrong["value"], "test_low": wrong["high"], "test_high": wrong["low"], "test_images": test["n"],
-        "selection_error": round(100 * (1 - selection["value"]), 2),
+        "selection_error": round(100 * (1 - selection["value"]), 2), "selection_images": selection["n"],
     }  # fmt: skip
 
 
@@ -111,14 +111,20 @@ def cheaper_epochs(epochs: int, searched: int, macs: int, fewer: int) -> int:
     return searched + (epochs - searched) * macs // fewer
 
 
-def save_network(run: Path) -> None:
-    """Write the compact network of a run's winner, without recalibrated statistics."""
+def save_network(run: Path, data_dir: Path) -> None:
+    """Write the compact network of a run's winner, with the BatchNorm statistics that it was scored with."""
     import torch
 
     from pgnas_cli.export.choice import find_candidate
     from pgnas_cli.ranking.candidates import sampled_supernet
+    from pgnas_cli.ranking.evaluate import Evaluator, Way
+    from pgnas_cli.ranking.same_data import same_data
     from pgnas_cli.run import RunDirectory
 
-    opened = RunDirectory.open(str(run))
-    winner = find_candidate(opened, ranking_of(run)["winner"])
-    torch.save(sampled_supernet(opened).compact(winner.masks), run / NETWORK)
+    opened, ranking = RunDirectory.open(str(run)), ranking_of(run)
+    evaluator = Evaluator(
+        sampled_supernet(opened), same_data(opened, data_dir=data_dir), torch.device("cpu"),
+        recalibrate=ranking["recalibrate"], way=Way(channels_last=True, repays=0),
+    )  # fmt: skip
+    with evaluator.ready(find_candidate(opened, ranking["winner"])) as network:
+        torch.save(network, run / NETWORK)

@@ -1,19 +1,24 @@
 """Torch-Pruning (Fang et al., DepGraph, CVPR 2023; `pip install torch-pruning`) down to a number of parameters.
 
-Global, over all layers, by the importance of coupled channels: "group-norm" is GroupMagnitudeImportance as it is, L2
-norms averaged over a group and divided by their mean in it; "taylor" is GroupTaylorImportance, |w * dL/dw| of some
-training batches (Molchanov et al., CVPR 2019). Everything but the classifier's outputs may be pruned: channels inside
-branches, and the channels that blocks add up, of all blocks of a stage together with the stem. What it cannot do, and
-the gates can: drop an input of one convolution alone, or a branch as a whole; one channel always stays.
+Global, over all layers, by the importance of coupled channels: "group-norm" is GroupMagnitudeImportance as it is,
+squared L2 norms, of BatchNorm's weights too, averaged over a group and divided by their mean in it; "taylor" is
+GroupTaylorImportance, |w * dL/dw| of some training batches (Molchanov et al., CVPR 2019). Without its options for other
+aims: no multiples of 8 channels (round_to), no ranking within isomorphic groups alone (isomorphic). Everything but the
+classifier's outputs may be pruned: channels inside branches, and the channels that blocks add up, of all blocks of a
+stage together with the stem. What it cannot do, and the gates can: drop an input of one convolution alone, or a branch
+as a whole; one channel always stays.
 """
 
 from __future__ import annotations
 
 import importlib
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from peer_training import DEVICE, Continuation, SettledNetwork, params_of
+from peer_training import DEVICE, Continuation, SettledNetwork, macs_of, params_of
 from torch import nn
 
 STAGES, SHARE = 10, 0.2
@@ -21,35 +26,41 @@ STAGES, SHARE = 10, 0.2
 GRAIN = 200
 """Of the channels that are left, 1 / GRAIN at a time are pruned until the size of a stage is reached."""
 TAYLOR_BATCHES = 4
-SETTINGS = {"tp-group-norm": "group-norm", "tp-taylor": "taylor"}
-"""Arm -> importance."""
+Cost = Callable[[nn.Module], int]
+SETTINGS = {
+    "tp-group-norm": ("group-norm", "params"), "tp-taylor": ("taylor", "params"),
+    "tp-group-norm-macs": ("group-norm", "macs"),
+}  # fmt: skip
+"""Arm -> importance, and the cost that is brought down."""
 
 
-def prune_and_train(training: Continuation, arm: str, params: int) -> None:
-    """Prune in stages of equal ratios down to at most `params`, training on in between, then for the rest.
+def prune_and_train(training: Continuation, arm: str, targets: Mapping[str, int]) -> None:
+    """Prune in stages of equal ratios down to a target, training on in between, then for the rest.
 
     Args:
         training: of a network after its dense phase, or somewhere on this way.
         arm: of SETTINGS.
-        params: of the network in the end, at most.
+        targets: "params" and "macs" -> of the network in the end, at most.
     """
-    progress = training.progress
+    progress, (importance, unit) = training.progress, SETTINGS[arm]
+    cost: Cost = params_of if unit == "params" else partial(macs_of, data=training.data)
     while True:
         training.train(SHARE * progress.stage / STAGES)
         if progress.stage == STAGES:
             break
         network = training.network.backbone
-        if SETTINGS[arm] == "taylor":
+        started, now = time.perf_counter(), cost(network)
+        if importance == "taylor":
             gradients(training)
-        left = STAGES - progress.stage
-        shrink(network, params_of(network) * (params / params_of(network)) ** (1 / left), SETTINGS[arm], training)
+        shrink(network, cost, now * (targets[unit] / now) ** (1 / (STAGES - progress.stage)), importance, training)
+        progress.seconds += time.perf_counter() - started
         progress.stage += 1
         training.replace(SettledNetwork(network))
     training.train()
 
 
 def gradients(training: Continuation) -> None:
-    """Leave the gradient of the mean cross-entropy of some training batches in the network."""
+    """Leave the sum of the gradients of some training batches' mean cross-entropies in the network."""
     epoch, first = divmod(training.progress.steps, training.per_epoch)
     network = training.network
     network.eval()
@@ -60,8 +71,8 @@ def gradients(training: Continuation) -> None:
         training.count(len(y))
 
 
-def shrink(network: nn.Module, params: float, importance: str, training: Continuation) -> None:
-    """Prune a network, in place, to at most so many parameters."""
+def shrink(network: nn.Module, cost: Cost, target: float, importance: str, training: Continuation) -> None:
+    """Prune a network, in place, to at most such a cost."""
     tp: Any = importlib.import_module("torch_pruning")  # optional, without types
     score = {"taylor": tp.importance.GroupTaylorImportance, "group-norm": tp.importance.GroupMagnitudeImportance}
     network.eval().to(memory_format=torch.contiguous_format)
@@ -71,11 +82,11 @@ def shrink(network: nn.Module, params: float, importance: str, training: Continu
         ignored_layers=[last_linear(network)],
     )  # fmt: skip
     for _ in range(GRAIN - 1):
-        if params_of(network) <= params:
+        if cost(network) <= target:
             return
         pruner.step()
-    if params_of(network) > params:
-        raise ValueError(f"pruned to {params_of(network)} parameters, {params:.0f} were asked for")
+    if cost(network) > target:
+        raise ValueError(f"pruned to a cost of {cost(network)}, {target:.0f} were asked for")
 
 
 def last_linear(network: nn.Module) -> nn.Module:

@@ -114,21 +114,22 @@ class Continuation:
         self.engine = Engine(network, objective, self.optimizers, self.recipe, World(device=DEVICE))
 
     def train(self, share: float = 1.0) -> None:
-        """Train until this share of the budget after the dense phase is spent, to the nearest step.
+        """Train until this share of the budget after the dense phase is spent: to the nearest step, all of it at most.
 
         Raises:
             Stopped: it was to stop; the file holds where.
             ValueError: the loss is not finite.
         """
         each, until = PASSES * self.macs * self.batch, self.progress.at(share)
+        slack = each if share == 1.0 else each / 2
         self.network.train()
-        while self.progress.spent + each / 2 <= until:
+        while self.progress.spent + slack <= until:
             epoch, first = divmod(self.progress.steps, self.per_epoch)
             epoch += self.dense_epochs
             started = time.perf_counter()
             for x, y in self.data.train_batches(epoch, self.batch, DEVICE, start=first):
                 self._step(x, y, epoch)
-                if self.progress.spent + each / 2 > until or self.stopped():
+                if self.progress.spent + slack > until or self.stopped():
                     break
             self.progress.seconds += time.perf_counter() - started
             self.keep()

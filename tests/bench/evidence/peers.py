@@ -7,7 +7,7 @@ Fashion-MNIST at 14x14: 50 000 training, 10 000 selection and 10 000 test images
 scored on the test images once, and nothing is chosen by that. DIR of --data-dir holds FashionMNIST/raw as torchvision
 expects it.
 
-The same for all arms: SGD with Nesterov momentum, peak rate 0.1, one cosine after an epoch of warm-up, L2 of 1e-4 on
+The same for all arms: SGD with Nesterov momentum, peak rate 0.1, one cosine after 78 steps of warm-up, L2 of 1e-4 on
 convolutions, clipping at 5, crop and flip, batches of 128, channels last, no shake-shake noise. Two families:
 shake-shake 2x16d (735 k parameters) beside the plain 2x6d (106 k), and ResNet-20 of widths 24-48-96 (611 k) beside
 10-20-40 (107 k; zoo/small_resnet.py). Whatever searches or prunes has the plain network's parameters as its target, and
@@ -25,11 +25,13 @@ default-both its MACs too.
     default-both       the default recipe with the plain network's MACs as a second target, after a search as long
     magnitude          a fifth of the epochs dense, the smallest ||W_k|| masked, trained on
     tp-group-norm, tp-taylor    a fifth of the epochs dense, Torch-Pruning in ten stages, trained on
+    tp-group-norm-macs the same to the plain network's MACs, with any number of parameters: at equal parameters it ends
+                       with half of the plain network's MACs
     uniform-finetuned  a fifth of the epochs at the constant rate, best of n candidates, trained on
 
-The last six have at most the multiply-adds of the default's training, from its row: a cheaper network sees more
-images; plain-equal and default-both in whole epochs. What
-the fine print of pruning is stands in peer_pruned.py, peer_training.py, peer_magnitude.py and peer_torch_pruning.py.
+The arms from plain-equal on have at most the multiply-adds of the default's training, from its row: a cheaper network
+sees more images; plain-equal and default-both in whole epochs. What the fine print of pruning is stands in
+peer_pruned.py, peer_training.py, peer_magnitude.py and peer_torch_pruning.py.
 The supernets of full, uniform, posterior and paper cost about twice the default's multiply-adds. Candidates are ranked
 by `pgnas rank` on the selection images (100 of them race, within 15 % of the images of an exhaustive ranking), with
 BatchNorm recalibrated on 512 training images, not counted, each time a candidate is shown a slice; uniform, posterior
@@ -37,12 +39,13 @@ and paper are not trained on.
 
 A row is added to results/peers.csv when an arm is done: errors in percent, training_macs = 3 x MACs x images that were
 shown. What has a row is not made again, and what was interrupted goes on. After --minutes, or at SIGINT or SIGTERM,
-nothing new starts. Several of these processes may run at once with other --families or --seeds; magnitude and the two
-of Torch-Pruning share a dense phase, and belong to one process. `pip install torch-pruning` for these two.
+nothing new starts. A killed process leaves its command running: look for it before the next call. Several of these
+processes may run at once with other --families or --seeds; magnitude and those of Torch-Pruning share a dense phase,
+and belong to one process. `pip install torch-pruning` for these two.
 
-Cost of a seed in minutes of one quiet core at five epochs, from the seconds per image of short runs: shake-shake 115
+Cost of a seed in minutes of one quiet core at five epochs, from the seconds per image of short runs: shake-shake 125
 (default 8, plain 4, plain-equal 12, default-both 10, full 7, each of the four that are sampled 10, uniform-finetuned
-14, each that is pruned 9), ResNet 80 (7, 3, 8, 8, 5, 7, 9, 4 to 6). Two processes on the two cores of a shared machine
+14, each that is pruned 9), ResNet 85 (7, 3, 8, 8, 5, 7, 9, 4 to 6). Two processes on the two cores of a shared machine
 ran at 0.7 of that speed each.
 """
 
@@ -82,7 +85,7 @@ def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
     if arm in PRUNED:
         from peer_pruned import pruned_row  # imports torch
 
-        return pruned_row(runs, family, arm, seed, budget)
+        return pruned_row(runs, family, arm, seed, budget, int(plain["macs"]))
     if arm == "default-both":
         searched = runs.search_epochs
         epochs = cheaper_epochs(runs.epochs, searched, int(default["macs"]), int(plain["macs"]))
@@ -98,9 +101,11 @@ def fill(runs: Runs, ledger: Ledger, options: argparse.Namespace) -> int:
     for seed in options.seeds:
         for family in options.families:
             for arm in (arm for arm in ORDER if arm in options.arms):
-                if runs.pgnas.stopped or ledger.has(family=family, arm=arm, seed=seed):
+                if runs.pgnas.stopped:
                     continue
                 try:
+                    if ledger.has(family=family, arm=arm, seed=seed):
+                        continue
                     row = made(runs, ledger, family, arm, seed)
                     ledger.add(row)
                     said = f"test error {row['test_error']:.2f} %, {row['params']:,} parameters"
@@ -113,10 +118,20 @@ def fill(runs: Runs, ledger: Ledger, options: argparse.Namespace) -> int:
     return failures
 
 
-def check_settings(ledger: Ledger, epochs: int) -> None:
-    """Refuse to mix rows of trainings of different lengths."""
-    if other := {row["epochs"] for row in ledger.rows()} - {str(epochs)}:
+def check_settings(ledger: Ledger, epochs: int, selection: int) -> None:
+    """Refuse to mix rows of trainings of different lengths or on different images.
+
+    Args:
+        ledger: has the rows.
+        epochs, selection: of this call.
+    """
+    rows = ledger.rows()
+    if other := {row["epochs"] for row in rows} - {str(epochs)}:
         raise SystemExit(f"{ledger.path} has rows of {'/'.join(sorted(other))} epochs, not {epochs}: name --results")
+    if other := {row["selection_images"] for row in rows} - {str(selection)}:
+        raise SystemExit(
+            f"{ledger.path} has rows with {'/'.join(sorted(other))} selection images, not {selection}: name --results"
+        )
 
 
 def main() -> int:
@@ -135,7 +150,7 @@ def main() -> int:
     if any(arm.startswith("tp-") for arm in options.arms) and importlib.util.find_spec("torch_pruning") is None:
         raise SystemExit("the arms tp-group-norm and tp-taylor need Torch-Pruning: pip install torch-pruning")
     ledger = Ledger("peers", ABOUT, COLUMNS, ("family", "arm", "seed"), options.results)
-    check_settings(ledger, options.epochs)
+    check_settings(ledger, options.epochs, options.selection)
     pgnas = Commands(plugins=HERE / "zoo")
     pgnas.stop_at_signals(options.minutes)
     lengths = {"epochs": options.epochs, "candidates": options.candidates, "selection": options.selection}

@@ -11,7 +11,8 @@ A row of the CSV is one run; a line of the table is all rows that agree in the c
 is compared is compared seed by seed: mean of the differences, and the 95 % interval of Student's t over them.
 
 A claim is about a difference and its sign. It *holds* where the interval lies wholly on its side of 0, *fails* where
-it lies wholly on the other side, and is *not shown* otherwise; with fewer than two common seeds it is *open*. No
+it lies wholly on the other side, and is *not shown* otherwise, and then says on which side the mean lies; with fewer
+than two common seeds it is *open*. No
 correction is made for the number of claims: of twenty that are not true, one may seem to hold or to fail.
 """
 
@@ -271,4 +272,6 @@ def shown(claim: Claim, lines: Lines) -> str:
     evidence = "no seed has both" if found is None else str(found)
     if found is not None and found.half is not None:
         evidence += f", n = {found.n}"
+    if verdict == NOT_SHOWN and found is not None and found.mean:
+        evidence += "; the mean agrees" if (found.mean > 0) == claim.larger else "; the mean is against it"
     return f"- **{verdict}**: {claim.text} ({evidence})"
