@@ -81,7 +81,8 @@ other seeds in the next table.
     "study", SELECTION, "selection", difference("- commit, points", f"{SELECTION}_percent", base),
     tuple(better(SELECTION, *pair) for pair in (
         ("harden", "plain"), ("commit", "plain"), ("macs", "plain"), ("both", "plain"),
-        ("resnet-harden", "resnet-plain"), ("resnet", "resnet-plain"), ("harden", "commit"), ("commit-60", "plain-183"),
+        ("resnet-harden", "resnet-plain"), ("resnet", "resnet-plain"), ("harden", "commit"), ("both-44", "plain-73"),
+        ("harden", "never"), ("commit-60", "plain-183"),
     )),
 )  # fmt: skip
 FOUND_PLAIN = table(
