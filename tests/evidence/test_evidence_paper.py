@@ -151,7 +151,7 @@ def test_table_7_counts_in_shares(tmp_path: Path) -> None:
     lines = rendered(tmp_path, "7", rows)
     assert "| held at 0.5x | 0.30 ± 0.01 | 0.05 | 0.10 | 0.50 | 12.05 ± 0.07 |" in lines
     assert claims(lines) == ["holds", "holds", "holds", "not shown", "not shown"]
-    assert any(line.endswith("n = 2; the mean is against it)") for line in lines) is False
+    assert not any(line.endswith("n = 2; the mean is against it)") for line in lines)
 
 
 def test_table_6_shows_winners_and_the_expected_best(tmp_path: Path) -> None:

@@ -68,5 +68,6 @@ class DistillingEngine(Engine):
 
 
 if __name__ == "__main__":
+    assert (trainer.Engine, trainer.Objective) == (Engine, Objective)
     vars(trainer).update(Engine=DistillingEngine, Objective=TaughtObjective)
     sys.exit(main())

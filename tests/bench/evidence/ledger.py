@@ -139,13 +139,14 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit that runs, with "+" where files differ from it; "an unknown commit" outside a clone."""
+    """The commit that runs, with "+" where files other than results differ; "an unknown commit" outside a clone."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)*.md", ":(exclude)results")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "an unknown commit"

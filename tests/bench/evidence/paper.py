@@ -39,7 +39,7 @@ that have rows are printed as markdown at the end; `--tables none` only prints. 
 
 One core, by trials of two epochs on a nearly quiet machine: an epoch 12 s, fine-tuning 9 s an epoch, a candidate 0.4 s
 on the selection images and 2.2 s on the test images, starting the commands of a run 30 s. From that, not measured, a
-seed takes 1.1 hours: Table 3 17 minutes, 5 12, 4, l2 and u0 8 each, 6 8, granularity and optimism 4 each.
+seed takes 1.1 hours: Table 3 18 minutes, 4 12, 5, l2 and u0 8 each, 6 9, granularity and optimism 4 each.
 """
 
 from __future__ import annotations

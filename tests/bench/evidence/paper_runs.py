@@ -141,7 +141,7 @@ class Runs:
         ranking, done = ranking_of(run), stages(run)
         spread, finetuned = ranking["distribution"], ranking.get("finetune", {})
         chosen = next(found for found in read_candidates(RunDirectory(run)) if found.id == ranking["winner"])
-        fixed = done["train"]["fixed_drop"]
+        fixed = done["train"]["fixed_drop"] if setting.rate_of is None else done["sample"]["drop_prob"]
         row = {
             "arm": arm, "seed": seed, **self.images(run), "candidates": ranking["candidates"],
             "test_error": error(ranking["test_accuracy"]["value"]),

@@ -246,8 +246,8 @@ TABLE_4 = arm_table(
     "4", "The paper's Table 4: the weight prior decides error and size",
     """
 No target: the priors decide the size. N is ten times the training images, as in the paper's CIFAR runs, whose l2 / N is
-1e-4 (M), 3e-4 (MI), 2e-7 (E, EI) and 5e-3 (MI on CIFAR-100). Published: error on CIFAR-10, %, and parameters, by its
-caption of EI; but it has those of MI.
+1e-4 (M), 3e-4 (MI), 2e-7 (E, EI) and 5e-3 (MI on CIFAR-100). Published: error on CIFAR-10, %, and parameters; the
+caption says EI, but the second line is MI of the paper's Table 1.
     """,
     by_l2(), base=FREE, published=PUBLISHED_4,
 )  # fmt: skip

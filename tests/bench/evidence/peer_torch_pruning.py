@@ -1,4 +1,4 @@
-"""Torch-Pruning (Fang et al., DepGraph, CVPR 2023; `pip install torch-pruning`) down to a number of parameters.
+"""Torch-Pruning (Fang et al., DepGraph, CVPR 2023; `pip install torch-pruning`) down to a number of parameters or MACs.
 
 Global, over all layers, by the importance of coupled channels: "group-norm" is GroupMagnitudeImportance as it is,
 squared L2 norms, of BatchNorm's weights too, averaged over a group and divided by their mean in it; "taylor" is

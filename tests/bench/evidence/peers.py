@@ -25,8 +25,7 @@ default-both its MACs too.
     default-both       the default recipe with the plain network's MACs as a second target, after a search as long
     magnitude          a fifth of the epochs dense, the smallest ||W_k|| masked, trained on
     tp-group-norm, tp-taylor    a fifth of the epochs dense, Torch-Pruning in ten stages, trained on
-    tp-group-norm-macs the same to the plain network's MACs, with any number of parameters: at equal parameters it ends
-                       with half of the plain network's MACs
+    tp-group-norm-macs the same to the plain network's MACs, with any number of parameters
     uniform-finetuned  a fifth of the epochs at the constant rate, best of n candidates, trained on
 
 The arms from plain-equal on have at most the multiply-adds of the default's training, from its row: a cheaper network
@@ -41,9 +40,9 @@ A row is added to results/peers.csv when an arm is done: errors in percent, trai
 shown. What has a row is not made again, and what was interrupted goes on. After --minutes, or at SIGINT or SIGTERM,
 nothing new starts. A killed process leaves its command running: look for it before the next call. Several of these
 processes may run at once with other --families or --seeds; magnitude and those of Torch-Pruning share a dense phase,
-and belong to one process. `pip install torch-pruning` for these two.
+and belong to one process. `pip install torch-pruning` for the latter.
 
-Cost of a seed in minutes of one quiet core at five epochs, from the seconds per image of short runs: shake-shake 125
+Cost of a seed in minutes of one quiet core at five epochs, from the seconds per image of short runs: shake-shake 130
 (default 8, plain 4, plain-equal 12, default-both 10, full 7, each of the four that are sampled 10, uniform-finetuned
 14, each that is pruned 9), ResNet 85 (7, 3, 8, 8, 5, 7, 9, 4 to 6). Two processes on the two cores of a shared machine
 ran at 0.7 of that speed each.
@@ -148,7 +147,7 @@ def main() -> int:
     parser.add_argument("--selection", type=int, default=10_000, help="images, for trials with smaller files")
     options = parser.parse_args()
     if any(arm.startswith("tp-") for arm in options.arms) and importlib.util.find_spec("torch_pruning") is None:
-        raise SystemExit("the arms tp-group-norm and tp-taylor need Torch-Pruning: pip install torch-pruning")
+        raise SystemExit("the arms tp-* need Torch-Pruning: pip install torch-pruning")
     ledger = Ledger("peers", ABOUT, COLUMNS, ("family", "arm", "seed"), options.results)
     check_settings(ledger, options.epochs, options.selection)
     pgnas = Commands(plugins=HERE / "zoo")

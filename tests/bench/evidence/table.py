@@ -12,8 +12,8 @@ is compared is compared seed by seed: mean of the differences, and the 95 % inte
 
 A claim is about a difference and its sign. It *holds* where the interval lies wholly on its side of 0, *fails* where
 it lies wholly on the other side, and is *not shown* otherwise, and then says on which side the mean lies; with fewer
-than two common seeds it is *open*. No
-correction is made for the number of claims: of twenty that are not true, one may seem to hold or to fail.
+than two common seeds it is *open*. No correction is made for the number of claims: of twenty that are not true, one may
+seem to hold or to fail.
 """
 
 from __future__ import annotations
