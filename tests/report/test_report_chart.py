@@ -42,7 +42,7 @@ def test_no_scale_without_a_range(low: float, high: float, log: bool) -> None:
 @example(low=100000001.0, high=240000000.0, most=6, whole=False)
 @given(low=NUMBERS, high=NUMBERS, most=st.integers(0, 12), whole=st.booleans())
 def test_linear_ticks(low: float, high: float, most: int, whole: bool) -> None:
-    """A step that has too many ticks is at most 1 / `most` of the range, and the next one at most 2.5 times that step."""
+    """A step that has too many ticks is at most 1 / `most` of the range, the next one at most 2.5 times that step."""
     assume(high - low > 1e-6 * max(1.0, abs(low), abs(high)))
     ticks = Scale(low, high, 0, 1).ticks(most, whole=whole)
     assert len(ticks) <= most
