@@ -19,8 +19,6 @@ from pgnas_cli.ranking.candidates import sample
 from pgnas_cli.recipe import Recipe
 from pgnas_cli.recipe_file import load_recipe, override
 from pgnas_cli.run import RunDirectory, load_tensors, read_jsonl
-from pgnas_cli.supernet.gate_bank import GateBank
-from pgnas_cli.supernet.supernet import Supernet
 from pgnas_cli.training.checkpoint import last_checkpoint
 from pgnas_cli.training.data import open_data
 from pgnas_cli.training.loop import train, trained_supernet
@@ -216,26 +214,6 @@ def test_fixed_drop_never_moves_a_gate(new_run) -> None:
     for row in read_jsonl(run.train_path / "posterior.jsonl"):
         assert {p for values in row["p"].values() for p in values} == {0.3}
     assert len({row["expected_params"] for row in log(run)}) == 1
-
-
-def test_at_a_rate_of_0_no_masks_are_drawn_and_nothing_else_changes(new_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights are those of a training with masks of ones, bit for bit."""
-    drawn, set_gating = [], Supernet.set_gating
-    draw = GateBank.draw
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        drawn.append(draw(*arguments, **options))
-        return drawn[-1]
-
-    monkeypatch.setattr(GateBank, "draw", counted)
-    without, ones = new_run(), new_run()
-    recipe = make_recipe(**{"schedule.epochs": 1})
-    train(without, recipe, device="cpu", fixed_drop="0")
-    assert drawn == []
-    monkeypatch.setattr(Supernet, "set_gating", lambda net, enabled: set_gating(net, True))
-    train(ones, recipe, device="cpu", fixed_drop="0")
-    assert {float(keep.min()) for masks in drawn for keep in masks} == {1.0}
-    assert all(torch.equal(tensor, weights(ones)[name]) for name, tensor in weights(without).items())
 
 
 @pytest.mark.parametrize("granularity", ["group", "channel"])
