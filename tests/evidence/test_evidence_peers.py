@@ -130,6 +130,17 @@ def test_a_budget_is_spent_along_the_rest_of_the_cosine(data: Data, tmp_path: Pa
     assert training.optimizers.lr < 0.1 * training.recipe.optimizer.lr
 
 
+def test_scores_that_exceed_the_budget_are_no_row(data: Data, tmp_path: Path) -> None:
+    each = 3 * macs_of(small_network(), data) * 64
+    training = continuation(data, tmp_path / "a.pt", 1000 + 2 * each)
+    training.count(2 * 64)
+    training.train()  # nothing is left
+    assert training.progress.steps == 0
+    training.count(1)
+    with pytest.raises(ValueError, match="were spent, the budget is"):
+        training.train()
+
+
 def test_an_interrupted_training_ends_the_same(data: Data, tmp_path: Path) -> None:
     total = 1000 + 6 * 3 * macs_of(small_network(), data) * 64
     whole = continuation(data, tmp_path / "whole.pt", total)

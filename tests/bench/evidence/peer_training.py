@@ -118,8 +118,12 @@ class Continuation:
 
         Raises:
             Stopped: it was to stop; the file holds where.
-            ValueError: the loss is not finite.
+            ValueError: the loss is not finite, or what was counted has already exceeded the budget.
         """
+        if self.progress.spent > self.progress.total:
+            raise ValueError(
+                f"{self.progress.spent} multiply-adds were spent, the budget is {self.progress.total}: more --epochs"
+            )
         each, until = PASSES * self.macs * self.batch, self.progress.at(share)
         slack = each if share == 1.0 else each / 2
         self.network.train()
