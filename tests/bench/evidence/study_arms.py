@@ -93,9 +93,22 @@ ARMS = {
         "commit after 5 of 44 epochs, target the plain network's MACs, temperature 1 to 0.2", WIDE,
         SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44,
     ),
+    # both-*: as long as the multiply-adds of plain-73 allow
     "both-44": Arm(
         "commit after 5 of 44 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2", WIDE,
         FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44,
+    ),
+    "both-59-2x12d": Arm(
+        "commit after 5 of 59 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2",
+        "shakeshake26_2x12d", FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.0847"), 59,
+    ),
+    "both-69-2x8d": Arm(
+        "commit after 5 of 69 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2",
+        "shakeshake26_2x8d", FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.0725"), 69,
+    ),
+    "both-56": Arm(
+        "commit after 3 of 56 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2", WIDE,
+        FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.0536"), 56,
     ),
     "resnet": Arm("commit at 0.2 of the epochs, temperature 0.2", RESNET.supernet, FOUND_RESNET, base="resnet"),
     "resnet-harden": Arm(
