@@ -19,7 +19,7 @@ from commands import Failed, Stopped  # noqa: E402
 from ledger import Ledger  # noqa: E402
 from peer_arms import COLUMNS, COMMIT, TARGET_MACS  # noqa: E402
 from peer_magnitude import magnitude_masks  # noqa: E402
-from peer_runs import cheaper_epochs, errors, training_macs  # noqa: E402
+from peer_runs import affordable_epochs, errors, training_macs  # noqa: E402
 from peer_training import Continuation, Progress, SettledNetwork, macs_of, params_of  # noqa: E402
 
 import pgnas_cli as pgnas  # noqa: E402
@@ -63,14 +63,22 @@ def test_macs_of_a_training() -> None:
     assert training_macs({**dense, "soft": {"epoch": 2}}, 7) == 3 * (200 * 50 + 800 * 7)
 
 
-@pytest.mark.parametrize(("macs", "fewer", "epochs"), [(8, 4, 18), (7_199_826, 3_336_440, 19), (4, 4, 10), (3, 4, 8)])
-def test_a_smaller_network_is_trained_longer_at_no_more_cost(macs: int, fewer: int, epochs: int) -> None:
-    """After 2 of 10 epochs of search."""
-    assert cheaper_epochs(10, 2, macs, fewer) == epochs
-    ours = {"images": 1000 * 10, "epochs": 10, "macs": 22_000_000, "soft": {"epoch": 2}}
-    longer = ours | {"images": 1000 * epochs, "epochs": epochs}
-    assert training_macs(longer, fewer) <= training_macs(ours, macs)
-    assert training_macs(longer, fewer) + 3 * 1000 * fewer > training_macs(ours, macs)
+@pytest.mark.parametrize(
+    ("macs", "supernet", "fewer", "epochs"),
+    [(8, 22, 4, 18), (7_199_826, 22_000_000, 3_336_440, 19), (4, 22, 4, 10), (3, 22, 4, 8), (8, 10, 4, 24)],
+)
+def test_a_smaller_network_is_trained_longer_at_no_more_cost(macs: int, supernet: int, fewer: int, epochs: int) -> None:
+    """After 2 epochs of search, as long as 10 epochs in a larger supernet."""
+    ours = {"images": 1000 * 10, "epochs": 10, "macs": 22 if macs < 100 else 22_000_000, "soft": {"epoch": 2}}
+    budget = training_macs(ours, macs)
+    assert affordable_epochs(budget, 1000, 2, supernet, fewer) == epochs
+    longer = {"images": 1000 * epochs, "epochs": epochs, "macs": supernet, "soft": {"epoch": 2}}
+    assert training_macs(longer, fewer) <= budget
+    assert training_macs(longer, fewer) + 3 * 1000 * fewer > budget
+
+
+def test_an_epoch_is_left_after_a_search_that_spends_the_budget() -> None:
+    assert affordable_epochs(3 * 1000 * 20, 1000, 2, 22, 4) == 3
 
 
 class Recorder:
@@ -80,6 +88,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.asked: list[tuple[object, ...]] = []
+
+    def supernet_macs(self, family: str, arm: str, seed: int) -> int:
+        return {"default-both": 22_000_000, "default-small": 5_600_000}[arm]
 
     def row(self, *asked: object) -> dict[str, object]:
         self.asked.append(asked)
@@ -96,11 +107,14 @@ def test_arms_inside_the_defaults_arithmetic(tmp_path: Path) -> None:
         row | {"arm": "default", "macs": 7_199_826, "training_macs": 3 * 1000 * (2 * 22_000_000 + 8 * 7_199_826)}
     )
     ledger.add(row | {"arm": "plain", "macs": 3_336_440})
-    for arm in ("default", "default-both", "plain-equal"):
+    for arm in ("default", "default-both", "default-small", "plain-equal"):
         peers.made(recorder, ledger, "resnet", arm, 0)  # type: ignore[arg-type]
     meant = {TARGET_MACS: "3336440", COMMIT: "commit.at=0.1053"}
     assert recorder.asked == [
-        ("resnet", "default", 0, 10), ("resnet", "default-both", 0, 19, meant), ("resnet", "plain-equal", 0, 30),
+        ("resnet", "default", 0, 10),
+        ("resnet", "default-both", 0, 19, meant),
+        ("resnet", "default-small", 0, 29, meant | {COMMIT: "commit.at=0.0690"}),
+        ("resnet", "plain-equal", 0, 30),
     ]  # fmt: skip
     assert (
         replace(Recipe(), schedule=Schedule(epochs=19), commit=Commit(at=0.1053), budget=Budget("1M")).commit_epoch == 2

@@ -24,14 +24,16 @@ SEARCH_SHARE = 0.2
 
 class Family(NamedTuple):
     supernet: str
+    small: str
+    """A supernet of 1.7 times the plain network's parameters."""
     plain: str
     target: int
     """Parameters of the plain network."""
 
 
 FAMILIES = {
-    "shakeshake": Family("shakeshake26_2x16d", "shakeshake26_2x6d", 105_774),
-    "resnet": Family("resnet20_24w", "resnet20_10w", 106_880),
+    "shakeshake": Family("shakeshake26_2x16d", "shakeshake26_2x8d", "shakeshake26_2x6d", 105_774),
+    "resnet": Family("resnet20_24w", "resnet20_13w", "resnet20_10w", 106_880),
 }
 
 
@@ -40,7 +42,7 @@ class Arm(NamedTuple):
 
     Args:
         what: half a line for the table.
-        network: "supernet" or "plain".
+        network: "supernet", "small" or "plain", of the family.
         train: options of `pgnas train`; TARGET stands for the plain network's parameters, TARGET_MACS for its MACs,
             COMMIT for a commit after as many epochs as the default recipe's.
         sample: options of `pgnas sample`; CANDIDATES stands for their number.
@@ -74,6 +76,10 @@ ARMS = {
         "PGNAS, default recipe, at most the plain network's parameters and MACs, inside the default's MACs", "supernet",
         ("--target-params", TARGET, "--target-macs", TARGET_MACS, "--set", COMMIT),
     ),
+    "default-small": Arm(
+        "the same from a supernet of 1.7 times the plain network's parameters", "small",
+        ("--target-params", TARGET, "--target-macs", TARGET_MACS, "--set", COMMIT),
+    ),
     "uniform": Arm(
         "uniform sampling", "supernet", (*NO_WARMUP, "--fixed-drop", TARGET), (*MANY, "--strategy", "uniform"), BEST
     ),
@@ -85,17 +91,21 @@ ARMS = {
         "PGNAS, published recipe with a target", "supernet", (*PAPER, "--target-params", TARGET), MANY, BEST
     ),
 }  # fmt: skip
+BOTH = ("default-both", "default-small")
+"""Arms that have the plain network's MACs as a second target, and all the multiply-adds of the default's training."""
 PRUNED = {
     "magnitude": "magnitude pruning, inside the default's MACs",
     "tp-group-norm": "Torch-Pruning, group norm, inside the default's MACs",
     "tp-taylor": "Torch-Pruning, Taylor, inside the default's MACs",
+    "tp-taylor-small": "the same from a supernet of 1.7 times the plain network's parameters",
     "tp-group-norm-macs": "Torch-Pruning, group norm, to the plain network's MACs, inside the default's MACs",
     "uniform-finetuned": "uniform sampling, trained on inside the default's MACs",
 }
 """Arms that are trained on after pruning (peer_pruned.py) -> half a line for the table."""
 ORDER = (
-    "default", "plain", "plain-equal", "default-both", "magnitude", "tp-group-norm", "tp-taylor", "tp-group-norm-macs",
-    "uniform-finetuned", "uniform", "posterior", "paper", "paper-target", "full",
+    "default", "plain", "plain-equal", "default-both", "default-small", "magnitude", "tp-group-norm", "tp-taylor",
+    "tp-taylor-small", "tp-group-norm-macs", "uniform-finetuned", "uniform", "posterior", "paper", "paper-target",
+    "full",
 )  # fmt: skip
 WHAT = {arm: PRUNED[arm] if arm in PRUNED else ARMS[arm].what for arm in ORDER}
 """Arm -> half a line for the table, in the order in which arms are run and shown."""

@@ -53,9 +53,10 @@ def pruned_row(runs: Runs, family: str, arm: str, seed: int, budget: int, plain_
     keep_freed_memory()  # as `pgnas train` does
     nets, folder = FAMILIES[family], runs.folder(family, arm, seed)
     uniform = arm == "uniform-finetuned"
-    dense = folder if uniform else runs.folder(family, "dense", seed)
+    phase, supernet = ("dense-small", nets.small) if arm == "tp-taylor-small" else ("dense", nets.supernet)
+    dense = folder if uniform else runs.folder(family, phase, seed)
     drops = (*NO_WARMUP, "--fixed-drop", nets.target) if uniform else ("--fixed-drop", 0)
-    runs.trained(dense, nets.supernet, seed, runs.search_epochs, (*drops, "--schedule", "step"))
+    runs.trained(dense, supernet, seed, runs.search_epochs, (*drops, "--schedule", "step"))
     if uniform:
         sample = [runs.candidates if word == CANDIDATES else word for word in MANY]
         runs.ranked(dense, seed, (*sample, "--strategy", "uniform"), BEST)

@@ -39,6 +39,13 @@ class Runs:
         """Epochs before the default recipe commits (`Recipe.commit_epoch`)."""
         return min(self.epochs - 1, max(1, round(SEARCH_SHARE * self.epochs)))
 
+    def supernet_macs(self, family: str, arm: str, seed: int) -> int:
+        """Multiply-adds of the supernet of an arm of ARMS, which is inflated for that."""
+        network = getattr(FAMILIES[family], ARMS[arm].network)
+        run = self.folder(family, arm, seed)
+        run_steps.inflated(self.pgnas, run, network, seed)
+        return int(stages(run)["inflate"]["macs"])
+
     def trained(self, run: Path, network: str, seed: int, epochs: int, options: tuple[object, ...]) -> None:
         """Inflate and train, from where it is."""
         how = [*options, *WARMUP, "--selection", self.selection, "--batch-size", BATCH]
@@ -63,7 +70,7 @@ class Runs:
         nets, (_, network, *options), run = FAMILIES[family], ARMS[arm], self.folder(family, arm, seed)
         meant = {TARGET: nets.target, CANDIDATES: self.candidates, **(meant or {})}
         train, sample, rank = (tuple(meant.get(word, word) for word in words) for words in options)
-        self.trained(run, nets.plain if network == "plain" else nets.supernet, seed, epochs, train)
+        self.trained(run, getattr(nets, network), seed, epochs, train)
         self.ranked(run, seed, sample, rank)
         save_network(run, self.data_dir)
         trained, ranking = stages(run)["train"], ranking_of(run)
@@ -101,14 +108,16 @@ def training_macs(trained: Row, macs: int, search_passes: float = 1) -> int:
     return int(PASSES * per_epoch * (dense * search_passes * trained["macs"] + (trained["epochs"] - dense) * macs))
 
 
-def cheaper_epochs(epochs: int, searched: int, macs: int, fewer: int) -> int:
-    """Epochs, of which as many search, that cost no more with a smaller network after the search.
+def affordable_epochs(budget: int, images: int, searched: int, supernet: int, found: int) -> int:
+    """Epochs of a search and of what is trained on after it that cost no more than a budget, one of these at least.
 
     Args:
-        epochs, searched: in all, and of the search.
-        macs, fewer: multiply-adds of the network that comes out, and of the smaller one.
+        budget: multiply-adds of the training, PASSES x MACs x images.
+        images: of an epoch.
+        searched: epochs of the search.
+        supernet, found: multiply-adds of the supernet, and at most of the network that comes out.
     """
-    return searched + (epochs - searched) * macs // fewer
+    return searched + max(1, (budget // (PASSES * images) - searched * supernet) // found)
 
 
 def save_network(run: Path, data_dir: Path) -> None:

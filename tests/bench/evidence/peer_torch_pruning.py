@@ -29,6 +29,7 @@ TAYLOR_BATCHES = 4
 Cost = Callable[[nn.Module], int]
 SETTINGS = {
     "tp-group-norm": ("group-norm", "params"), "tp-taylor": ("taylor", "params"),
+    "tp-taylor-small": ("taylor", "params"),
     "tp-group-norm-macs": ("group-norm", "macs"),
 }  # fmt: skip
 """Arm -> importance, and the cost that is brought down."""

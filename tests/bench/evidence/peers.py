@@ -11,7 +11,7 @@ The same for all arms: SGD with Nesterov momentum, peak rate 0.1, one cosine aft
 convolutions, clipping at 5, crop and flip, batches of 128, channels last, no shake-shake noise. Two families:
 shake-shake 2x16d (735 k parameters) beside the plain 2x6d (106 k), and ResNet-20 of widths 24-48-96 (611 k) beside
 10-20-40 (107 k; zoo/small_resnet.py). Whatever searches or prunes has the plain network's parameters as its target, and
-default-both its MACs too.
+default-both and default-small its MACs too.
 
     default            search for a fifth of the epochs, commit, train on for the others: the default recipe
     plain              the plain network, the same epochs
@@ -23,13 +23,15 @@ default-both its MACs too.
     paper              the same at the size that it finds: the published recipe knows no target
     plain-equal        the plain network for as many epochs as have the multiply-adds of the default's training
     default-both       the default recipe with the plain network's MACs as a second target, after a search as long
+    default-small      the same from a supernet of 1.7 times the plain network's parameters (2x8d, 13-26-52)
     magnitude          a fifth of the epochs dense, the smallest ||W_k|| masked, trained on
     tp-group-norm, tp-taylor    a fifth of the epochs dense, Torch-Pruning in ten stages, trained on
-    tp-group-norm-macs the same to the plain network's MACs, with any number of parameters
+    tp-taylor-small    the latter from that smaller network
+    tp-group-norm-macs the former to the plain network's MACs, with any number of parameters
     uniform-finetuned  a fifth of the epochs at the constant rate, best of n candidates, trained on
 
 The arms from plain-equal on have at most the multiply-adds of the default's training, from its row: a cheaper network
-sees more images; plain-equal and default-both in whole epochs. What the fine print of pruning is stands in
+sees more images; those made by commands in whole epochs. What the fine print of pruning is stands in
 peer_pruned.py, peer_training.py, peer_magnitude.py and peer_torch_pruning.py.
 The supernets of full, uniform, posterior and paper cost about twice the default's multiply-adds. Candidates are ranked
 by `pgnas rank` on the selection images (100 of them race, within 15 % of the images of an exhaustive ranking), with
@@ -44,8 +46,8 @@ and belong to one process. `pip install torch-pruning` for the latter.
 
 Cost of a seed in minutes of one quiet core at five epochs, from the seconds per image of short runs: shake-shake 130
 (default 8, plain 4, plain-equal 12, default-both 10, full 7, each of the four that are sampled 10, uniform-finetuned
-14, each that is pruned 9), ResNet 85 (7, 3, 8, 8, 5, 7, 9, 4 to 6). Two processes on the two cores of a shared machine
-ran at 0.7 of that speed each.
+14, each that is pruned 9), ResNet 85 (7, 3, 8, 8, 5, 7, 9, 4 to 6), without default-small and tp-taylor-small. Beside
+another process on two cores, as measured, ResNet: 6, 3, 6 to 8, 8 to 9, pruned 3 to 7.
 """
 
 from __future__ import annotations
@@ -64,10 +66,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "zoo")]
 
 from commands import Commands, Failed, Stopped  # noqa: E402
 from ledger import RESULTS, Ledger  # noqa: E402
-from peer_arms import ARMS, COLUMNS, COMMIT, FAMILIES, ORDER, PASSES, PRUNED, TARGET_MACS, Row  # noqa: E402
-from peer_runs import Runs, cheaper_epochs  # noqa: E402
+from peer_arms import ARMS, BOTH, COLUMNS, COMMIT, FAMILIES, ORDER, PASSES, PRUNED, TARGET_MACS, Row  # noqa: E402
+from peer_runs import Runs, affordable_epochs  # noqa: E402
 
-SPENT_AS_DEFAULT = ("plain-equal", "default-both")
+SPENT_AS_DEFAULT = ("plain-equal", *BOTH)
 """Arms that are made by commands, for as many epochs as have the multiply-adds of the default's training."""
 ABOUT = "Peers on the same work: Fashion-MNIST at 14x14, 50 000 training, 10 000 selection, 10 000 test images"
 
@@ -85,12 +87,12 @@ def made(runs: Runs, ledger: Ledger, family: str, arm: str, seed: int) -> Row:
         from peer_pruned import pruned_row  # imports torch
 
         return pruned_row(runs, family, arm, seed, budget, int(plain["macs"]))
-    if arm == "default-both":
-        searched = runs.search_epochs
-        epochs = cheaper_epochs(runs.epochs, searched, int(default["macs"]), int(plain["macs"]))
+    per_epoch = int(plain["training_images"]) // runs.epochs
+    if arm in BOTH:
+        searched, supernet = runs.search_epochs, runs.supernet_macs(family, arm, seed)
+        epochs = affordable_epochs(budget, per_epoch, searched, supernet, int(plain["macs"]))
         meant = {TARGET_MACS: plain["macs"], COMMIT: f"commit.at={searched / epochs:.4f}"}
         return runs.row(family, arm, seed, epochs, meant)
-    per_epoch = int(plain["training_images"]) // runs.epochs
     return runs.row(family, arm, seed, max(1, budget // (PASSES * int(plain["macs"]) * per_epoch)))
 
 

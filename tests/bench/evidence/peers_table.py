@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peer_arms import PRUNED, WHAT
+from peer_arms import BOTH, PRUNED, WHAT
 from table import Claim, Column, Key, Row, Source, Table, difference, each, mean, numbers, read_csv, span, text
 
 ABOUT = """
@@ -58,11 +58,12 @@ def claims(family: str) -> tuple[Claim, ...]:
         said = f"{family}: *{WHAT[ours]}* errs less than *{WHAT[theirs]}*"
         return Claim(said, "test_error", (family, ours), (family, theirs))
 
-    beaten = [arm for arm in WHAT if arm not in ("default", "default-both", "posterior")]
+    beaten = [arm for arm in WHAT if arm not in ("default", *BOTH, "posterior")]
     equal = ("plain-equal", *PRUNED)
     return (
         *(less("default", arm) for arm in beaten),
-        *(less("default-both", arm) for arm in equal),
+        *(less(ours, theirs) for ours in BOTH for theirs in equal),
+        less("default-small", "default-both"),
         less("posterior", "uniform"),
     )
 

@@ -34,9 +34,7 @@ def trained(
     Raises:
         ValueError: the run was trained for another number of epochs.
     """
-    if not (run / "run.json").is_file():
-        shutil.rmtree(run, ignore_errors=True)  # of an interrupted inflate
-        pgnas("inflate", network, "--in-chans", 1, "--img-size", IMAGE, "--seed", seed, "--run", run)
+    inflated(pgnas, run, network, seed)
     if "train" not in stages(run):
         how: list[object] = ["--resume"]
         if not (run / "train" / "recipe.toml").is_file():  # nothing to go on with
@@ -44,6 +42,13 @@ def trained(
         pgnas("train", *how, *where, program=program)
     if (done := stages(run)["train"]["epochs"]) != epochs:
         raise ValueError(f"{run} was trained for {done} epochs, not {epochs}: remove it")
+
+
+def inflated(pgnas: Commands, run: Path, network: str, seed: int) -> None:
+    """Inflate a run for one channel and IMAGE pixels, once."""
+    if not (run / "run.json").is_file():
+        shutil.rmtree(run, ignore_errors=True)  # of an interrupted inflate
+        pgnas("inflate", network, "--in-chans", 1, "--img-size", IMAGE, "--seed", seed, "--run", run)
 
 
 def stages(run: Path) -> Any:

@@ -27,7 +27,9 @@ class Arm(NamedTuple):
     sample: tuple[str, ...] = ()
     """Options of `pgnas sample`."""
     base: str = BASE
-    """The arm it is compared with."""
+    """The arm it is compared with in the study."""
+    plain: str = "plain"
+    """The plain network's arm that it is compared with on the test split."""
     script: str = ""
     """Of this folder: what trains it in the place of `pgnas`."""
     search_passes: float = 1
@@ -96,26 +98,28 @@ ARMS = {
     # both-*: as long as the multiply-adds of plain-73 allow
     "both-44": Arm(
         "commit after 5 of 44 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2", WIDE,
-        FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44,
+        FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.114"), 44, plain="plain-73",
     ),
     "both-59-2x12d": Arm(
         "commit after 5 of 59 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2",
         "shakeshake26_2x12d", FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.0847"), 59,
+        plain="plain-73",
     ),
     "both-69-2x8d": Arm(
         "commit after 5 of 69 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2",
         "shakeshake26_2x8d", FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.0725"), 69,
+        plain="plain-73",
     ),
     "both-56": Arm(
         "commit after 3 of 56 epochs, targets the plain network's parameters and MACs, temperature 1 to 0.2", WIDE,
-        FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.0536"), 56,
+        FOUND + SAME_MACS + annealed(1, 0.2) + changed("commit.at=0.0536"), 56, plain="plain-73",
     ),
     "resnet": Arm("commit at 0.2 of the epochs, temperature 0.2", RESNET.supernet, FOUND_RESNET, base="resnet"),
     "resnet-harden": Arm(
         "default recipe: commit, temperature 0.2 to 0.05", RESNET.supernet, DEFAULT_RESNET, base="resnet"
     ),
     "resnet-plain": Arm("plain", RESNET.plain, PLAIN, sample=ONE, base="resnet"),
-    "plain-73": Arm("plain, 73 epochs instead of 24", SHAKE.plain, PLAIN, 73, ONE),
+    "plain-73": Arm("plain, 73 epochs instead of 24", SHAKE.plain, PLAIN, 73, ONE, plain="plain-73"),
     "commit-60": Arm("commit at 0.2 of 60 epochs instead of 24", WIDE, FOUND, 60),
     "plain-183": Arm("plain, 183 epochs instead of 24", SHAKE.plain, PLAIN, 183, ONE),
 }  # fmt: skip

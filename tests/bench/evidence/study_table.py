@@ -25,7 +25,7 @@ def base(row: Row) -> Key:
 
 
 def plain(row: Row) -> Key:
-    return ("plain",)
+    return (ARMS[row["arm"]].plain,)
 
 
 def columns(accuracy: str, split: str, against: Column) -> tuple[Column, ...]:
@@ -81,7 +81,8 @@ other seeds in the next table.
     "study", SELECTION, "selection", difference("- commit, points", f"{SELECTION}_percent", base),
     tuple(better(SELECTION, *pair) for pair in (
         ("harden", "plain"), ("commit", "plain"), ("macs", "plain"), ("both", "plain"),
-        ("resnet-harden", "resnet-plain"), ("resnet", "resnet-plain"), ("harden", "commit"), ("both-44", "plain-73"),
+        ("resnet-harden", "resnet-plain"), ("resnet", "resnet-plain"), ("harden", "commit"),
+        *((arm, "plain-73") for arm in ("both-44", "both-59-2x12d", "both-69-2x8d", "both-56")),
         ("harden", "never"), ("commit-60", "plain-183"),
     )),
 )  # fmt: skip
@@ -92,5 +93,5 @@ Seeds that no arm was chosen with. Earlier versions were scored on these test im
 "Measured"); nothing was chosen by that.
 """,
     "found_plain", TEST, "test", difference("- plain, points", f"{TEST}_percent", plain),
-    tuple(better(TEST, arm, "plain") for arm in ("harden", "commit")),
+    tuple(better(TEST, arm, ARMS[arm].plain) for arm in ("harden", "commit", "both-69-2x8d")),
 )  # fmt: skip
