@@ -106,11 +106,12 @@ def test_the_peers(tmp_path: Path) -> None:
         "# latency\nsitting,family,seed,runtime,batch,arm,of_plain\n1,resnet,0,eager,1,default,1.5\n"
     )
     judged = PEERS.judged(tmp_path)
-    compared = {claim.base[1] for _, claim in judged if claim.line[1] == "default-both"}
-    assert compared == {"plain-equal", *PRUNED}
-    assert {verdict for verdict, claim in judged if claim.line[1] == "default-both"} == {NOT_SHOWN}
+    for arm, others in (("default-both", set()), ("default-small", {"default-both"})):
+        compared = {claim.base[1] for _, claim in judged if claim.line[1] == arm}
+        assert compared == {"plain-equal", *PRUNED} | others
+        assert {verdict for verdict, claim in judged if claim.line[1] == arm} == {NOT_SHOWN}
     verdicts = [verdict for verdict, claim in judged if claim.line[1] == "default"]
-    assert verdicts == [HOLDS] * (2 * (len(ORDER) - 3))
+    assert verdicts == [HOLDS] * (2 * (len(ORDER) - 4))
     page = PEERS.render(tmp_path)
     assert page.index("### resnet") < page.index("### shakeshake")
     assert (
