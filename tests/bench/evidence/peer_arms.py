@@ -25,7 +25,7 @@ SEARCH_SHARE = 0.2
 class Family(NamedTuple):
     supernet: str
     small: str
-    """A supernet of 1.7 times the plain network's parameters."""
+    """A supernet of 1.7 to 1.8 times the plain network's parameters."""
     plain: str
     target: int
     """Parameters of the plain network."""
@@ -77,7 +77,8 @@ ARMS = {
         ("--target-params", TARGET, "--target-macs", TARGET_MACS, "--set", COMMIT),
     ),
     "default-small": Arm(
-        "the same from a supernet of 1.7 times the plain network's parameters", "small",
+        "PGNAS, default recipe from a small supernet, at most the plain network's parameters and MACs, inside the "
+        "default's MACs", "small",
         ("--target-params", TARGET, "--target-macs", TARGET_MACS, "--set", COMMIT),
     ),
     "uniform": Arm(
@@ -97,7 +98,7 @@ PRUNED = {
     "magnitude": "magnitude pruning, inside the default's MACs",
     "tp-group-norm": "Torch-Pruning, group norm, inside the default's MACs",
     "tp-taylor": "Torch-Pruning, Taylor, inside the default's MACs",
-    "tp-taylor-small": "the same from a supernet of 1.7 times the plain network's parameters",
+    "tp-taylor-small": "Torch-Pruning, Taylor, from the small supernet's network, inside the default's MACs",
     "tp-group-norm-macs": "Torch-Pruning, group norm, to the plain network's MACs, inside the default's MACs",
     "uniform-finetuned": "uniform sampling, trained on inside the default's MACs",
 }

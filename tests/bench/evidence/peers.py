@@ -23,7 +23,7 @@ default-both and default-small its MACs too.
     paper              the same at the size that it finds: the published recipe knows no target
     plain-equal        the plain network for as many epochs as have the multiply-adds of the default's training
     default-both       the default recipe with the plain network's MACs as a second target, after a search as long
-    default-small      the same from a supernet of 1.7 times the plain network's parameters (2x8d, 13-26-52)
+    default-small      the same from a supernet of 1.7 to 1.8 times the plain network's parameters (2x8d, 13-26-52)
     magnitude          a fifth of the epochs dense, the smallest ||W_k|| masked, trained on
     tp-group-norm, tp-taylor    a fifth of the epochs dense, Torch-Pruning in ten stages, trained on
     tp-taylor-small    the latter from that smaller network
