@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgnas_cli.supernet import masked_pointwise as pointwise
+
 
 class ConvGeometry(NamedTuple):
     """The arguments of a convolution with zero padding."""
@@ -49,6 +51,11 @@ def masked_conv2d(x: Tensor, keep: Tensor, weight: Tensor, bias: Tensor | None, 
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     keep = keep.to(x.dtype)
+    alone = not torch.compiler.is_compiling() and pointwise.is_pointwise(weight, geometry.padding, geometry.groups)
+    if alone and x.device.type == "cpu" and tuple(geometry.stride) != (1, 1):
+        x, geometry = pointwise.every_nth(x, geometry.stride), geometry._replace(stride=(1, 1))
+    if alone and len(keep) == len(x) and pointwise.pays(x, weight):
+        return pointwise.masked_pointwise(x, keep, weight, bias)
     fold = len(keep) == 1 and weight.numel() < x.numel()
     mask = _of_weight(keep, weight, geometry.groups) if fold else keep[:, :, None, None]
     if torch.compiler.is_compiling():  # the compiler itself decides what to compute again

@@ -143,6 +143,26 @@ def recorded_inputs(net: Supernet) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
+def added_by_mask(layer: SearchConv2d, x: Tensor, options: argparse.Namespace, repeats: int) -> float:
+    """Seconds of the layer's forward and backward pass with masks less those without, in turns."""
+    x = x.clone().requires_grad_(x.shape[1] > 3)  # the image has no gradient
+    rows = 1 if options.noise == "batch" else len(x)
+    masks = torch.rand(rows, x.shape[1], device=x.device, requires_grad=True)
+
+    def both(keep: Tensor | None) -> None:
+        asked = [tensor for tensor in (x, layer.weight, keep) if tensor is not None and tensor.requires_grad]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=options.amp):
+            y = layer._compute(x, keep, layer.weight)
+        torch.autograd.grad(y, asked, torch.ones_like(y))
+
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(repeats + 1):
+        for masked in times:
+            keep = masks if masked else None
+            times[masked].append(seconds(lambda keep=keep: both(keep), options.device))  # type: ignore[misc]
+    return statistics.median(times[True][1:]) - statistics.median(times[False][1:])
+
+
 def parts(gated: Step, device: str, repeats: int = 5) -> dict[str, float]:
     """Seconds of what the gates add, each timed alone."""
     net = gated.model
@@ -150,7 +170,7 @@ def parts(gated: Step, device: str, repeats: int = 5) -> dict[str, float]:
     with recorded_inputs(net) as inputs, torch.no_grad():
         net.backbone(gated.images)
     layers = list(net.search_layers.values())
-    masks = [torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype) for x in inputs]
+    convolutions = [layer for layer in layers if isinstance(layer, SearchConv2d)]
     weights = [layer.weight.detach() for layer in layers]
     gradients = [torch.zeros_like(weight) for weight in weights]
     factors = [weight.new_zeros(1, 1, 1, 1) for weight in weights]
@@ -159,12 +179,6 @@ def parts(gated: Step, device: str, repeats: int = 5) -> dict[str, float]:
     def draw() -> None:
         shared = gated.options.noise == "batch"
         torch.cat(net.bank.draw(len(gated.images), Noise(), shared=shared), 1).sum().backward()
-
-    def multiply_backward() -> None:
-        for x, mask in zip(inputs, masks, strict=True):
-            product = x * mask
-            torch.mul(product, x, out=product).sum_to_size(mask.shape)
-            product.mul_(mask)
 
     def norms() -> None:
         try:
@@ -179,13 +193,14 @@ def parts(gated: Step, device: str, repeats: int = 5) -> dict[str, float]:
 
     timed: dict[str, Callable[[], object]] = {
         "noise and masks, with their backward pass": draw,
-        "multiply forward": lambda: [x * mask for x, mask in zip(inputs, masks, strict=True)],
-        "multiply backward (product again, two gradients)": multiply_backward,
         "KL forward (norms of all weights)": norms,
         "gradient of the weight prior": penalty_gradient,
         "optimiser of the logits": logits.step,
     }
-    found = {}
+    found = {"1x1 convolutions, masked less plain": 0.0, "other convolutions, masked less plain": 0.0}
+    for layer, x in zip(convolutions, inputs, strict=True):
+        kind = "1x1" if layer.kernel_size == (1, 1) else "other"
+        found[f"{kind} convolutions, masked less plain"] += added_by_mask(layer, x, gated.options, repeats)
     for name, function in timed.items():
         function()
         found[name] = statistics.median(seconds(function, device) for _ in range(repeats))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgnas_cli.supernet import masked_pointwise as masked_pointwise_module
 from pgnas_cli.supernet import weight_norms
 from pgnas_cli.supernet.masked_conv import ConvGeometry, masked_conv2d
+from pgnas_cli.supernet.masked_pointwise import is_pointwise, masked_pointwise, pays
 
 GEOMETRIES = {
     "3x3": ((4, 6, 3, 3), ConvGeometry((1, 1), (1, 1), (1, 1), 1)),
-    "1x1": ((4, 6, 1, 1), ConvGeometry((2, 2), (0, 0), (1, 1), 1)),
+    "1x1": ((4, 6, 1, 1), ConvGeometry((1, 1), (0, 0), (1, 1), 1)),
+    "1x1 with a stride": ((4, 6, 1, 1), ConvGeometry((2, 3), (0, 0), (1, 1), 1)),
     "dilated": ((4, 6, 3, 3), ConvGeometry((1, 1), (2, 2), (2, 2), 1)),
     "grouped": ((4, 3, 3, 3), ConvGeometry((2, 1), (1, 1), (1, 1), 2)),
 }
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 geometries = pytest.mark.parametrize(("shape", "geometry"), GEOMETRIES.values(), ids=GEOMETRIES)
 rows = pytest.mark.parametrize(("batch", "draws"), [(3, 3), (3, 1), (1, 1)], ids=["example", "batch", "one example"])
 
@@ -55,15 +61,18 @@ def test_gradcheck_masked_conv2d(shape, geometry, batch: int, draws: int) -> Non
 
 
 @rows
-def test_gradgradcheck_masked_conv2d(batch: int, draws: int) -> None:
-    shape, geometry = GEOMETRIES["1x1"]
+@pytest.mark.parametrize("name", ["1x1", "1x1 with a stride", "grouped"])
+def test_gradgradcheck_masked_conv2d(name: str, batch: int, draws: int) -> None:
+    shape, geometry = GEOMETRIES[name]
     assert torch.autograd.gradgradcheck(lambda *t: masked_conv2d(*t, geometry), tensors(shape, batch, draws, side=2))
 
 
 @rows
+@geometries
 @pytest.mark.parametrize("frozen", [0, 1, 2, 3], ids=["inputs", "mask", "weight", "bias"])
-def test_what_needs_no_gradient_gets_none_and_changes_nothing(batch: int, draws: int, frozen: int) -> None:
-    shape, geometry = GEOMETRIES["3x3"]
+def test_what_needs_no_gradient_gets_none_and_changes_nothing(
+    shape, geometry, batch: int, draws: int, frozen: int
+) -> None:
     wanted = torch.autograd.grad(plain(*(given := tensors(shape, batch, draws)), geometry).sum(), given)
     given[frozen].requires_grad_(False)
     masked_conv2d(*given, geometry).sum().backward()
@@ -74,9 +83,9 @@ def test_what_needs_no_gradient_gets_none_and_changes_nothing(batch: int, draws:
 
 
 @rows
-def test_a_graph_can_be_used_twice_and_a_layer_too(batch: int, draws: int) -> None:
+@geometries
+def test_a_graph_can_be_used_twice_and_a_layer_too(shape, geometry, batch: int, draws: int) -> None:
     """Gradients are written over temporary tensors: neither what is saved nor what comes in may suffer."""
-    shape, geometry = GEOMETRIES["3x3"]
     given = tensors(shape, batch, draws)
     before = [tensor.detach().clone() for tensor in given]
     found = masked_conv2d(*given, geometry) + masked_conv2d(*given, geometry)
@@ -93,8 +102,9 @@ def test_a_graph_can_be_used_twice_and_a_layer_too(batch: int, draws: int) -> No
 
 
 @rows
-def test_nothing_is_saved_but_the_inputs(batch: int, draws: int) -> None:
-    shape, geometry = GEOMETRIES["3x3"]
+@pytest.mark.parametrize("name", ["3x3", "1x1"])
+def test_nothing_is_saved_but_the_inputs(name: str, batch: int, draws: int) -> None:
+    shape, geometry = GEOMETRIES[name]
     given = tensors(shape, batch, draws)
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
@@ -103,9 +113,12 @@ def test_nothing_is_saved_but_the_inputs(batch: int, draws: int) -> None:
 
 
 @rows
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_under_autocast_it_computes_in_bfloat16(batch: int, draws: int, memory_format: torch.memory_format) -> None:
-    shape, geometry = GEOMETRIES["3x3"]
+@pytest.mark.parametrize("memory_format", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("name", ["3x3", "1x1 with a stride"])
+def test_under_autocast_it_computes_in_bfloat16(
+    name: str, batch: int, draws: int, memory_format: torch.memory_format
+) -> None:
+    shape, geometry = GEOMETRIES[name]
     given = tensors(shape, batch, draws, torch.float32, side=8)
     x = given[0].detach().contiguous(memory_format=memory_format).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -114,6 +127,71 @@ def test_under_autocast_it_computes_in_bfloat16(batch: int, draws: int, memory_f
     torch.testing.assert_close(found.float(), plain(*given, geometry), rtol=0.03, atol=0.2)
     found.float().square().sum().backward()
     assert {tensor.grad.dtype for tensor in (x, *given[1:])} == {torch.float32}
+
+
+# ---- 1x1 kernels ----
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two examples, one for each thread, are computed at a time, of three the last one alone."""
+    monkeypatch.setattr(masked_pointwise_module, "WEIGHTS_AT_A_TIME", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("weight_layout", LAYOUTS.values(), ids=[f"weights in {name}" for name in LAYOUTS])
+@pytest.mark.parametrize("upstream_layout", LAYOUTS.values(), ids=[f"gradient in {name}" for name in LAYOUTS])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_a_1x1_convolution_with_each_example_s_weights(layout, weight_layout, upstream_layout, batch: int) -> None:
+    """It is that of the masked inputs, in the layout of the inputs, whatever the layout of the others."""
+    x, keep, weight, bias = (tensor.detach() for tensor in tensors((4, 6, 1, 1), batch, batch))
+    x = x.contiguous(memory_format=layout)
+    given = [tensor.requires_grad_() for tensor in (x, keep, weight.contiguous(memory_format=weight_layout), bias)]
+    assert pays(x, weight)
+    found = masked_pointwise(*given)
+    wanted = F.conv2d(x * keep[:, :, None, None], weight, bias)
+    torch.testing.assert_close(found, wanted)
+    assert not batch or found.is_contiguous(memory_format=layout)  # nothing lies in every layout
+    upstream = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1), dtype=wanted.dtype)
+    upstream = upstream.contiguous(memory_format=upstream_layout)
+    slopes = torch.autograd.grad(found, given, upstream)
+    for a, b in zip(slopes, torch.autograd.grad(wanted, given, upstream), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not batch or slopes[0].is_contiguous(memory_format=layout)
+
+
+def test_a_mask_of_zeros_leaves_the_bias_and_every_gradient_of_the_mask() -> None:
+    """A dropped channel still learns whether it should come back."""
+    x, keep, weight, bias = tensors((4, 6, 1, 1), 3, 3)
+    keep = torch.zeros_like(keep).requires_grad_()
+    found = masked_pointwise(x, keep, weight, bias)
+    torch.testing.assert_close(found, bias[:, None, None].expand_as(found))
+    found.sum().backward()
+    torch.testing.assert_close(keep.grad, x.detach().sum((2, 3)) * weight.detach().sum((0, 2, 3)))
+    assert not x.grad.any()
+    assert not weight.grad.any()
+
+
+def test_each_example_has_its_own_weights_only_where_that_is_faster() -> None:
+    x, _, weight, _ = tensors((100, 6, 1, 1), 3, 3)
+    laid = x.contiguous(memory_format=torch.channels_last)
+    assert pays(x, weight)  # 100 outputs, 25 positions
+    assert not pays(x, torch.cat([weight, weight[:1]]))
+    assert pays(laid, weight[:25])
+    assert not pays(laid, weight[:26])
+    assert not pays(x[:, :, :, ::2], weight[:1])
+    assert not pays(x.bfloat16(), weight[:4].bfloat16())
+    assert not pays(x.float(), weight[:4])
+    assert not pays(x.to("meta"), weight[:4].to("meta"))
+    assert is_pointwise(weight, (0, 0), 1)
+    assert not is_pointwise(weight, (0, 1), 1)
+    assert not is_pointwise(weight, (0, 0), 2)
+    assert not is_pointwise(weight.new_empty(4, 6, 1, 3), (0, 0), 1)
 
 
 # ---- squared norms ----
