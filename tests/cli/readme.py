@@ -1,4 +1,4 @@
-"""What README.md holds: its blocks of code, the commands in them and in the text, and what the parser makes of one."""
+"""What README.md and MEASURED.md hold: code, the commands in it and in the text, what the parser makes of one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from pgnas_cli.app import app
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+MEASURED = ROOT / "tests/bench/MEASURED.md"
+TEXTS = f"{TEXT}\n\n{MEASURED.read_text(encoding='utf-8')}"
+"""The guide, and what was measured: the commands of both are tested."""
 PROGRAMS = {"pgnas", "python", "python3", "pip", "pytest", "torchrun", "apt-get", "tensorboard", "hf"}
 """What in the text begins with one of these is a command; in a block for a shell every line is one."""
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -29,14 +32,14 @@ class Block:
     text: str
 
 
-def blocks(text: str = TEXT) -> Iterator[Block]:
+def blocks(text: str = TEXTS) -> Iterator[Block]:
     """The blocks in order."""
     for part in _parts(text):
         if isinstance(part, Block):
             yield part
 
 
-def commands(text: str = TEXT) -> list[str]:
+def commands(text: str = TEXTS) -> list[str]:
     """Every command line in the blocks and in the text, without comments, once each.
 
     In the text only what has more to it than the name of a command: `pgnas inflate` is a way to speak of it.
@@ -50,7 +53,7 @@ def commands(text: str = TEXT) -> list[str]:
     return list(found)
 
 
-def mentions(text: str = TEXT) -> set[str]:
+def mentions(text: str = TEXTS) -> set[str]:
     """What the text calls commands, without options: `pgnas zoo list`."""
     return {code for part in _parts(text) for code in inline(part) if re.fullmatch(r"pgnas( [a-z]+)+", code)}
 

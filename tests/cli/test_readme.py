@@ -1,4 +1,4 @@
-"""README.md says what is so: its commands parse, its links lead somewhere, the messages that it quotes exist."""
+"""README.md and MEASURED.md say what is so: their commands parse, their links lead somewhere, quoted messages exist."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import readme
@@ -18,6 +19,7 @@ from pgnas_cli.commands.train import make_recipe
 from pgnas_cli.plugin import Inflation
 from pgnas_cli.registry import make_spec
 
+DOCUMENTS = (readme.ROOT / "README.md", readme.MEASURED)
 COMMANDS = readme.commands()
 OURS = [line for line in COMMANDS if readme.program_of(line) == "pgnas" and line != "pgnas --help"]
 BENCHES = [line for line in COMMANDS if line.startswith("python tests/")]
@@ -94,27 +96,32 @@ def test_blocks_for_a_shell_are_its_language() -> None:
 # ---- links and files ----
 
 
-def test_links_lead_to_headings_and_files() -> None:
-    slugs = {heading_slug(line) for line in readme.TEXT.splitlines() if line.startswith("#")}
-    links = re.findall(r"\]\(([^)\s]+)\)", readme.TEXT)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_headings_and_files(document: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
     assert len(links) > 15
     for link in links:
         path, _, anchor = link.partition("#")
         if "://" in path:
             continue
-        assert not path or (readme.ROOT / path).exists(), link
-        if anchor and not path:
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        if anchor:
+            slugs = {heading_slug(line) for line in target.read_text(encoding="utf-8").splitlines() if line[0:1] == "#"}
             assert anchor in slugs, link
 
 
-def test_every_chapter_is_in_the_contents() -> None:
-    contents = readme.TEXT.partition("## ")[0]
-    chapters = [line[3:] for line in readme.TEXT.splitlines() if line.startswith("## ")]
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_chapter_is_in_the_contents(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    contents = text.partition("## ")[0]
+    chapters = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert chapters
     assert [title for title in chapters if f"](#{heading_slug(title)})" not in contents] == []
 
 
 def test_files_of_the_repository_that_it_names_exist() -> None:
-    named = set(re.findall(r"`((?:pgnas_cli|tests|zoo|templates)/[\w/]+\.\w+)`", readme.TEXT))
+    named = set(re.findall(r"`((?:pgnas_cli|tests|zoo|templates)/[\w/]+\.\w+)`", readme.TEXTS))
     assert named
     assert {name for name in named if not (readme.ROOT / name).is_file()} == set()
 

@@ -74,7 +74,7 @@ STUDY = table(
     "Training schedules",
     """
 What may be changed about a schedule, on the selection split, of which nothing is trained on. All arms are changes of
-*commit at 0.2 of the epochs*, which was the default recipe before and was chosen with a prototype (README, "Measured").
+*commit at 0.2 of the epochs*, which was the default recipe before and was chosen with a prototype (MEASURED.md).
 The best of many arms looks better than it is: what was chosen here, today's default, is scored on the test split with
 other seeds in the next table.
 """,
@@ -89,8 +89,8 @@ other seeds in the next table.
 FOUND_PLAIN = table(
     "Found against plain, on the test split",
     """
-Seeds that no arm was chosen with. Earlier versions were scored on these test images with the same seeds (README,
-"Measured"); nothing was chosen by that.
+Seeds that no arm was chosen with. Earlier versions were scored on these test images with the same seeds
+(MEASURED.md); nothing was chosen by that.
 """,
     "found_plain", TEST, "test", difference("- plain, points", f"{TEST}_percent", plain),
     tuple(better(TEST, arm, ARMS[arm].plain) for arm in ("harden", "commit", "both-69-2x8d")),
