@@ -5,6 +5,7 @@ The package takes any nn.Module and masks (convolution or linear layer name -> b
 
 from pgnas_cli.compact.batch import CandidateCosts, count_many
 from pgnas_cli.compact.build import compact
+from pgnas_cli.compact.expected_cost import expected_cost
 from pgnas_cli.compact.graph import ChannelGraph, ChannelNode, Geometry
 from pgnas_cli.compact.liveness import Cost, analyse, count, depends_on_input, expected
 from pgnas_cli.compact.masked import apply_masks, masked_parameters
@@ -27,6 +28,7 @@ __all__ = [
     "count_many",
     "depends_on_input",
     "expected",
+    "expected_cost",
     "masked_parameters",
     "trace",
 ]

@@ -170,7 +170,8 @@ def expected_largest(x: Tensor, present: Tensor) -> Tensor:
     turn = torch.polar(torch.ones_like(angles), -angles) - 1
     spectrum = (1 + x.unsqueeze(-1) * turn).prod(1)
     pmf = torch.fft.ifft(spectrum).real
-    more = (1 - pmf.cumsum(-1)[:, :-1]).clamp(0, 1)
+    more = 1 - pmf.cumsum(-1)[:, :-1]
+    more = more + (more.clamp(0, 1) - more).detach()  # rounding, which has no part in the gradient
     return (1 - none_of((present.unsqueeze(-1) * more).T)).sum()
 
 

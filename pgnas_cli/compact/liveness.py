@@ -77,11 +77,16 @@ def expected(graph: ChannelGraph, keep_probs: Mapping[str, Tensor]) -> Liveness[
         UsageError: a name cannot carry a mask, or a length is wrong.
     """
     like = next(iter(keep_probs.values()), torch.zeros(()))
+    return expected_with(graph, Probabilities(like), keep_probs)
+
+
+def expected_with(graph: ChannelGraph, algebra: Algebra[T], keep_probs: Mapping[str, Any]) -> Liveness[T]:
+    """`expected` in an algebra of probabilities, whose values have a length and a `shape`."""
     gates = {}
     for name, keep in keep_probs.items():
         node = graph.masked_node(name, keep)
         gates[node.index] = _gate(node, keep)
-    return _passes(graph, Probabilities(like), gates)
+    return _passes(graph, algebra, gates)
 
 
 def _hard_gates(graph: ChannelGraph, masks: Mapping[str, np.ndarray], *, axes: int) -> dict[int, Gate[np.ndarray]]:

@@ -41,8 +41,7 @@ class NetworkCosts:
         return {name: grad.numpy() for name, grad in zip(leaves, grads, strict=True)}
 
     def _expectation(self, keep: dict[str, Tensor], unit: str) -> Tensor:
-        graph = self._net.graph
-        cost: Tensor = getattr(compaction.count(graph, compaction.expected(graph, keep)), unit)
+        cost: Tensor = getattr(compaction.expected_cost(self._net.graph, keep), unit)
         return cost
 
     def assess_many(self, many: Sequence[Masks]) -> Sequence[Assessment]:

@@ -152,7 +152,7 @@ class Supernet(GatedNetwork):
         """
         kept = self.kept_cost()
         keep = self.keep_probabilities() if keep is None else keep
-        expected = compaction.count(self.graph, compaction.expected(self.graph, keep))
+        expected = compaction.expected_cost(self.graph, keep)
         return SupernetCost(int(kept.params), int(kept.macs), expected.params, expected.macs)
 
     def assess(self, masks: Masks) -> Assessment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,8 +12,14 @@ from compact_nets import ShakeNet, build, constant, only_one, pictures, random_m
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pgnas_cli.compact import ChannelGraph, analyse, compact, count, expected, trace
+from pgnas_cli.compact import ChannelGraph, Cost, analyse, compact, count, expected, expected_cost, trace
 from pgnas_cli.compact.algebra import Booleans, Probabilities, expected_largest, none_of
+from pgnas_cli.compact.tape import Tape
+
+Way = Callable[[ChannelGraph, dict[str, Tensor]], Cost[Tensor]]
+WAYS: dict[str, Way] = {"torch": lambda graph, probs: count(graph, expected(graph, probs)), "tape": expected_cost}
+"""The two ways to compute an expectation."""
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 def keep_probs(graph: ChannelGraph, low: float, high: float, seed: int = 0) -> dict[str, Tensor]:
@@ -50,21 +57,22 @@ def sampled_cost(graph: ChannelGraph, probs: dict[str, Tensor], n: int = 1000) -
 def test_expectation_is_the_mean_of_a_thousand_candidates(name: str, low: float, high: float) -> None:
     graph = trace(build(name), (3, 64, 64), check=False)
     probs = keep_probs(graph, low, high)
-    cost = count(graph, expected(graph, probs))
+    cost = expected_cost(graph, probs)
     params, macs = sampled_cost(graph, probs)
     assert float(cost.params) == pytest.approx(params, rel=0.01)
     assert float(cost.macs) == pytest.approx(macs, rel=0.01)
 
 
+@each_way
 @pytest.mark.parametrize("name", ["shake", "resnet18", "regnetx_002", "mobilenetv3_small_050", "convnext_atto"])
-def test_expectation_equals_the_count_where_nothing_is_random(name: str) -> None:
+def test_expectation_equals_the_count_where_nothing_is_random(name: str, way: Way) -> None:
     graph = trace(build(name), (3, 32, 32), check=False)
     rng = np.random.default_rng(2)
     cases = [{}, constant(graph, True), constant(graph, False), only_one(graph)]
     cases += [random_masks(graph, keep, rng) for keep in (0.5, 0.9, (0.0, 1.0))]
     for masks in cases:
         exact = count(graph, analyse(graph, masks))
-        cost = count(graph, expected(graph, {name: torch.from_numpy(m).double() for name, m in masks.items()}))
+        cost = way(graph, {name: torch.from_numpy(m).double() for name, m in masks.items()})
         assert isinstance(exact.params, int)
         assert float(cost.params) == pytest.approx(exact.params, rel=1e-9)
         assert float(cost.macs) == pytest.approx(exact.macs, rel=1e-9)
@@ -74,14 +82,15 @@ def small_graph() -> ChannelGraph:
     return trace(randomise(ShakeNet(width=4, blocks=1)), (3, 8, 8))
 
 
-def test_gradients_are_the_numerical_ones() -> None:
+@each_way
+def test_gradients_are_the_numerical_ones(way: Way) -> None:
     graph = small_graph()
     names = ["blocks.0.branch1.conv1", "blocks.1.skip.conv1", "blocks.1.branch2.conv2", "blocks.2.branch1.conv2", "fc"]
     torch.manual_seed(0)
     probs = [(torch.rand(graph.searchable[name]) * 0.9 + 0.05).double().requires_grad_() for name in names]
 
     def cost(*values: Tensor) -> Tensor:
-        found = count(graph, expected(graph, dict(zip(names, values, strict=True))))
+        found = way(graph, dict(zip(names, values, strict=True)))
         return torch.stack([found.params, found.macs / 100])
 
     assert torch.autograd.gradcheck(cost, probs)
@@ -97,25 +106,27 @@ class Grouped(nn.Module):
         return self.fc(self.c(self.b(self.a(x))).mean((2, 3)))
 
 
+@each_way
 @pytest.mark.parametrize("units", [4, 8])
-def test_gradients_through_grouped_convolutions(units: int) -> None:
+def test_gradients_through_grouped_convolutions(units: int, way: Way) -> None:
     graph = trace(Grouped(), (3, 6, 6))
     torch.manual_seed(1)
     probs = [(torch.rand(n) * 0.8 + 0.1).double().requires_grad_() for n in (3, units, 12)]
 
     def cost(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        return count(graph, expected(graph, {"a": a, "b": b, "c": c})).params
+        return way(graph, {"a": a, "b": b, "c": c}).params
 
     assert torch.autograd.gradcheck(cost, probs)
 
 
+@each_way
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e-7, 1 - 1e-7])
 @pytest.mark.parametrize("name", ["shake", "mobilenetv3_small_050", "regnetx_002"])
-def test_gradients_at_the_extremes(name: str, value: float) -> None:
+def test_gradients_at_the_extremes(name: str, value: float, way: Way) -> None:
     """Finite, and never negative: keeping more cannot cost less."""
     graph = trace(build(name), (3, 32, 32), check=False)
     probs = {k: torch.full((n,), value, requires_grad=True) for k, n in sizes(graph).items()}
-    cost = count(graph, expected(graph, probs))
+    cost = way(graph, probs)
     (cost.params + cost.macs / 1e3).backward()
     grads = torch.cat([p.grad for p in probs.values() if p.grad is not None])
     assert grads.isfinite().all()
@@ -191,3 +202,27 @@ def test_expected_largest(groups: int, units: int) -> None:
     if math.prod(x.shape) <= 8:
         both = [torch.from_numpy(v * 0.9 + 0.05).requires_grad_() for v in (x, present)]
         assert torch.autograd.gradcheck(expected_largest, both)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradient_of_the_expected_largest_with_certain_units(seed: int) -> None:
+    """By torch and by the tape against differences of the enumerated polynomial, which goes on beyond 0 and 1."""
+    rng = np.random.default_rng(seed)
+    x, present = rng.choice([0.0, 0.5, 1.0, 0.3], (3, 5)), rng.choice([0.0, 0.6, 1.0], 3)
+    leaves = [torch.from_numpy(values).requires_grad_() for values in (x, present)]
+    tape = Tape()
+    variables = [tape.variable(values.reshape(-1)) for values in (x, present)]
+    by_tape = tape.gradients([(tape.largest(*variables, 3), 1.0)], variables)
+    by_torch = torch.autograd.grad(expected_largest(*leaves), leaves)
+    for operand, gradients in enumerate(zip(by_tape, by_torch, strict=True)):
+        values, step = [x, present][operand], 1e-5
+        want = np.zeros(values.size)
+        for unit in range(values.size):
+            ends = []
+            for sign in (1, -1):
+                moved = [x.copy(), present.copy()]
+                moved[operand].flat[unit] += sign * step
+                ends.append(enumerated_largest(*moved))
+            want[unit] = (ends[0] - ends[1]) / (2 * step)
+        for gradient in gradients:
+            np.testing.assert_allclose(np.asarray(gradient).reshape(-1), want, atol=1e-8)

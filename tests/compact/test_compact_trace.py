@@ -11,7 +11,7 @@ import torch
 from compact_nets import Block, GatedConv, ShakeNet, build, randomise
 from torch import Tensor, nn
 
-from pgnas_cli.compact import analyse, compact, expected, masked_parameters, trace
+from pgnas_cli.compact import analyse, compact, expected, expected_cost, masked_parameters, trace
 from pgnas_cli.errors import PgnasError, UsageError
 
 
@@ -100,6 +100,7 @@ def test_wrong_masks(name: str, length: int, message: str, hint: str) -> None:
         lambda: compact(graph, model, mask),
         lambda: masked_parameters(graph, model, mask),
         lambda: expected(graph, {name: torch.ones(length)}),
+        lambda: expected_cost(graph, {name: torch.ones(length)}),
     ):
         with pytest.raises(UsageError) as caught:
             use()
