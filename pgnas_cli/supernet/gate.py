@@ -23,6 +23,9 @@ from pgnas_cli.errors import UsageError
 
 INITIAL_DROP = 0.1
 TEMPERATURE = 0.2
+SMALLEST_KEEP = 2.0**-32
+"""What is kept of a channel is taken as 0 below this, far below the rounding of what is kept beside it. Products of a few
+such masks with weights and gradients would be denormal numbers, with which a CPU computes ten times as slowly."""
 NOISES = ("example", "batch")
 """What a draw is made for: every example, or a whole batch."""
 
@@ -61,9 +64,9 @@ def relaxed_keep(drop_logit: Tensor, noise: Tensor, temperature: float | Tensor)
         temperature: tau > 0, a number or broadcastable.
 
     Returns:
-        Values in [0, 1], of the broadcast shape.
+        Values in [0, 1], of the broadcast shape; those below SMALLEST_KEEP are 0, and so is their gradient.
     """
-    return torch.sigmoid(-(drop_logit + noise) / temperature)
+    return F.threshold(torch.sigmoid(-(drop_logit + noise) / temperature), SMALLEST_KEEP, 0.0)
 
 
 def bernoulli_kl(drop_logit: Tensor, prior_drop: float = 0.5) -> Tensor:

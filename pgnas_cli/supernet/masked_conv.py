@@ -1,9 +1,10 @@
-"""A convolution of masked inputs that stores nothing more for its backward pass than the convolution alone.
+"""A convolution of masked inputs that stores no masked inputs for its backward pass.
 
     y = conv(x * mask, W)        or, for a mask that all examples share,        y = conv(x, W * mask)
 
 Written plainly, autograd keeps both factors for the multiplication and their product for the convolution; x is mostly
 kept already, by the ReLU that computed it, so the product would be a third copy. Here the product is computed again.
+On the CPU a 1x1 convolution with a stride keeps the positions that it reads as well.
 
 On the CPU products lie in one workspace per thread, of the size of the largest: fresh memory costs a page fault for
 every 4 KiB, which takes several times as long as the multiplication.

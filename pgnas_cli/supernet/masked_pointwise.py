@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 OUTPUTS_PER_POSITION = {torch.contiguous_format: 4, torch.channels_last: 1}
-"""O / P up to which this is faster than a product of the inputs with their masks, measured on ResNet-50's layers."""
-
-
+"""O / P up to which this is faster than a product of the inputs with their masks, measured for 64 to 1024 inputs."""
+FEW_POSITIONS = 128
+"""With fewer it is so only up to O / P = 1, in both layouts."""
 WEIGHTS_AT_A_TIME = 1 << 20
-"""Most numbers in the weights of a part's examples, for each thread; a single example may have more."""
+"""Most numbers in the weights of a part's examples, for each thread, and no more in all than the inputs have; a single
+example may have more."""
 
 
 def is_pointwise(weight: Tensor, padding: Sequence[int], groups: int) -> bool:
@@ -48,7 +49,7 @@ def every_nth(x: Tensor, stride: Sequence[int]) -> Tensor:
         stride: of the rows and of the columns.
 
     Returns:
-        [B, K, H', W'] in the layout of x. Differentiable twice.
+        [B, K, H', W'] in the layout of x, NCHW where that is neither. Differentiable twice.
     """
     found: Tensor = _EveryNth.apply(x, tuple(stride))
     return found
@@ -64,7 +65,10 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or weight.dtype != x.dtype:
         return False
     layout = _layout(x)
-    return layout is not None and 0 < len(weight) <= OUTPUTS_PER_POSITION[layout] * x.shape[2] * x.shape[3]
+    if layout is None:
+        return False
+    positions = x.shape[2] * x.shape[3]
+    return 0 < len(weight) <= positions * (OUTPUTS_PER_POSITION[layout] if positions >= FEW_POSITIONS else 1)
 
 
 def masked_pointwise(x: Tensor, keep: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,7 +82,12 @@ def masked_pointwise(x: Tensor, keep: Tensor, weight: Tensor, bias: Tensor | Non
 
     Returns:
         [B, O, H, W] in the layout of x. Differentiable twice.
+
+    Memory besides that: twice the numbers of x at most in the backward pass, or two weights, once in the forward pass.
     """
+    assert keep.shape == x.shape[:2], (keep.shape, x.shape)
+    assert weight.shape[1:] == (x.shape[1], 1, 1), (weight.shape, x.shape)
+    assert bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype), bias
     found: Tensor = _MaskedPointwise.apply(x, keep, weight, bias)
     return found
 
@@ -102,39 +111,39 @@ class _EveryNth(torch.autograd.Function):
 class _MaskedPointwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, keep: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, keep, weight, bias)
+        ctx.save_for_backward(x, keep, weight)
         layout = _layout(x) or torch.contiguous_format
         y = torch.empty((len(x), len(weight), *x.shape[2:]), dtype=x.dtype, memory_format=layout)
         x_BKP, y_BOP = _matrices(x), _matrices(y)
-        for part, scaled_NOK in _scaled(keep, _matrix(weight)):
+        for part, scaled_NOK in _scaled(x, keep, _matrix(weight)):
             _multiply(scaled_NOK, x_BKP[part], y_BOP[part])
         return y if bias is None else y.add_(bias[:, None, None])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, keep, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # it is differentiated itself
-            return _plain_gradients((x, keep, weight, bias), grad)
+        x, keep, weight = ctx.saved_tensors
         needs_x, needs_keep, needs_weight, needs_bias = ctx.needs_input_grad
+        grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
+        if torch.is_grad_enabled():  # it is differentiated itself
+            return *_plain_gradients((x, keep, weight), ctx.needs_input_grad, grad), grad_bias
         grad = grad.contiguous(memory_format=_layout(x) or torch.contiguous_format)
         x_BKP, grad_BOP, weight_OK = _matrices(x), _matrices(grad), _matrix(weight)
         grad_x = torch.empty_like(x) if needs_x else None
         grad_keep = torch.empty_like(keep) if needs_keep else None
-        grad_weight_OK = torch.zeros_like(weight_OK) if needs_weight else None
-        own_NOK = _space(keep, weight_OK)
-        for part, scaled_NOK in _scaled(keep, weight_OK):
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        own_NOK = _space(x, weight_OK)
+        for part, scaled_NOK in _scaled(x, keep, weight_OK):
             if grad_x is not None:
                 _multiply(scaled_NOK.mT, grad_BOP[part], _matrices(grad_x)[part])
             if not (needs_keep or needs_weight):
                 continue
             own_NOK = own_NOK[: len(scaled_NOK)]
             _multiply(grad_BOP[part], x_BKP[part].mT, own_NOK)
-            if grad_weight_OK is not None:
-                grad_weight_OK += torch.mul(own_NOK, keep[part][:, None], out=scaled_NOK).sum(0)
+            if grad_weight is not None:
+                grad_weight[:, :, 0, 0] += torch.mul(own_NOK, keep[part][:, None], out=scaled_NOK).sum(0)
             if grad_keep is not None:
                 torch.sum(own_NOK.mul_(weight_OK), 1, out=grad_keep[part])
-        grad_weight = None if grad_weight_OK is None else grad_weight_OK.view_as(weight)
-        return grad_x, grad_keep, grad_weight, grad.sum((0, 2, 3)) if needs_bias else None
+        return grad_x, grad_keep, grad_weight, grad_bias
 
 
 def _layout(x: Tensor) -> torch.memory_format | None:
@@ -152,15 +161,16 @@ def _matrix(weight: Tensor) -> Tensor:
     return weight.flatten(1).contiguous()
 
 
-def _space(keep: Tensor, weight_OK: Tensor) -> Tensor:
+def _space(x: Tensor, weight_OK: Tensor) -> Tensor:
     """[N, O, K], uninitialised."""
-    examples = torch.get_num_threads() * max(1, WEIGHTS_AT_A_TIME // weight_OK.numel())
-    return weight_OK.new_empty(min(len(keep), examples), *weight_OK.shape)
+    numbers = max(1, weight_OK.numel())
+    examples = min(torch.get_num_threads() * max(1, WEIGHTS_AT_A_TIME // numbers), max(1, x.numel() // numbers))
+    return weight_OK.new_empty(min(len(x), examples), *weight_OK.shape)
 
 
-def _scaled(keep: Tensor, weight_OK: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _scaled(x: Tensor, keep: Tensor, weight_OK: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Part by part: which examples, and the weights [N, O, K] that each of them sees; good until the next part."""
-    space_NOK = _space(keep, weight_OK)
+    space_NOK = _space(x, weight_OK)
     for start in range(0, len(keep), max(1, len(space_NOK))):
         keep_NK = keep[start : start + len(space_NOK)]
         scaled_NOK = torch.mul(weight_OK, keep_NK[:, None], out=space_NOK[: len(keep_NK)])
@@ -173,10 +183,15 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     torch.bmm(left, right, out=rows)
 
 
-def _plain_gradients(inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The same gradients by autograd, which can differentiate them again."""
-    x, keep, weight, bias = inputs
-    y = F.conv2d(x * keep[:, :, None, None], weight, bias)
-    asked = [value for value in inputs if value is not None and value.requires_grad]
-    found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))
-    return tuple(next(found) if value is not None and value.requires_grad else None for value in inputs)
+def _plain_gradients(
+    inputs: tuple[Tensor, Tensor, Tensor], needed: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Those of x, keep and weight by autograd, which can differentiate them again.
+
+    With respect to aliases: x may itself depend on the weight, or the mask on x, and that path is not this layer's.
+    """
+    x, keep, weight = (value.view_as(value) for value in inputs)
+    y = F.conv2d(x * keep[:, :, None, None], weight)
+    asked = [value for value, need in zip((x, keep, weight), needed, strict=False) if need]
+    found = iter(torch.autograd.grad(y, asked, grad, create_graph=True) if asked else ())
+    return tuple(next(found) if need else None for need in needed[: len(inputs)])

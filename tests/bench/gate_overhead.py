@@ -1,12 +1,14 @@
 """What the gates cost in training: time and peak memory of a step, supernet over the same network without gates.
 
     python tests/bench/gate_overhead.py [ARCH ...] [--layout nchw|channels_last|both] [--batch-size 16] [--pairs 15]
-        [--stem backbone] [--noise batch] [--default-malloc] [--device cuda] [--amp] [--compile]
+        [--stem backbone] [--noise batch] [--temperature 0.2] [--drop 0.1] [--default-malloc]
+        [--device cuda] [--amp] [--compile]
 
 A step is forward, cross-entropy, backward and SGD with momentum, without weight decay; the supernet's has the KL of all
-gates and the penalty of the ungated convolutions as well. Both networks start from the same weights. Their steps
-alternate in one process, and which goes first alternates too; a row gives the median of the ratios of neighbours, and
-their quartiles.
+gates and the penalty of the ungated convolutions as well. Its masks are drawn at one drop probability, that of the
+first step unless another is named: `--temperature 0.05 --drop 0.9` is the end of a search. Both networks start from the
+same weights. Their steps alternate in one process, and which goes first alternates too; a row gives the median of the
+ratios of neighbours, and their quartiles.
 
 On the CPU one thread is used, and time is the CPU time of the process, to which other processes add little. The C
 library keeps freed memory, as it does in `pgnas train`; `--default-malloc` measures without that. Peak memory is
@@ -33,6 +35,7 @@ from torch import Tensor, nn
 import pgnas_cli as pgnas
 from pgnas_cli import Supernet
 from pgnas_cli.supernet.conv import SearchConv2d, SearchLinear, TappedNorms
+from pgnas_cli.supernet.gate import INITIAL_DROP, TEMPERATURE, logit
 from pgnas_cli.supernet.noise import Noise
 from pgnas_cli.training.allocator import keep_freed_memory
 
@@ -128,11 +131,11 @@ def ratios(gated: Step, plain: Step, pairs: int, device: str) -> tuple[list[floa
 
 
 @contextmanager
-def recorded_inputs(net: Supernet) -> Iterator[list[Tensor]]:
-    """Inside, the list collects what every gated convolution reads."""
-    inputs: list[Tensor] = []
+def recorded_inputs(net: Supernet) -> Iterator[list[tuple[SearchConv2d, Tensor]]]:
+    """Inside, the list collects every gated convolution that is called, and what it reads."""
+    inputs: list[tuple[SearchConv2d, Tensor]] = []
     hooks = [
-        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
+        layer.register_forward_pre_hook(lambda called, args: inputs.append((called, args[0].detach())))
         for layer in net.search_layers.values()
         if isinstance(layer, SearchConv2d)
     ]
@@ -170,7 +173,6 @@ def parts(gated: Step, device: str, repeats: int = 5) -> dict[str, float]:
     with recorded_inputs(net) as inputs, torch.no_grad():
         net.backbone(gated.images)
     layers = list(net.search_layers.values())
-    convolutions = [layer for layer in layers if isinstance(layer, SearchConv2d)]
     weights = [layer.weight.detach() for layer in layers]
     gradients = [torch.zeros_like(weight) for weight in weights]
     factors = [weight.new_zeros(1, 1, 1, 1) for weight in weights]
@@ -198,7 +200,7 @@ def parts(gated: Step, device: str, repeats: int = 5) -> dict[str, float]:
         "optimiser of the logits": logits.step,
     }
     found = {"1x1 convolutions, masked less plain": 0.0, "other convolutions, masked less plain": 0.0}
-    for layer, x in zip(convolutions, inputs, strict=True):
+    for layer, x in inputs:
         kind = "1x1" if layer.kernel_size == (1, 1) else "other"
         found[f"{kind} convolutions, masked less plain"] += added_by_mask(layer, x, gated.options, repeats)
     for name, function in timed.items():
@@ -212,7 +214,10 @@ def measure(arch: str, layout: str, options: argparse.Namespace) -> bool:
     """One row, and where the time goes; whether it meets the targets."""
     torch.manual_seed(0)
     net = pgnas.inflate(arch, img_size=options.image_size, num_classes=10, stem=options.stem).to(options.device)
-    net.set_gates(noise=options.noise)
+    net.set_gates(noise=options.noise, temperature=options.temperature)
+    with torch.no_grad():
+        for drop_logit in net.gate_parameters():
+            drop_logit.fill_(logit(options.drop))
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     images = torch.randn(options.batch_size, 3, options.image_size, options.image_size, device=options.device)
     images = images.to(memory_format=memory_format)
@@ -247,6 +252,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--stem", default="auto")
     parser.add_argument("--noise", choices=["example", "batch"], default="example")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument("--drop", type=float, default=INITIAL_DROP)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--default-malloc", action="store_true")
     parser.add_argument("--amp", action="store_true")
