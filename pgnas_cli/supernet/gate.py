@@ -24,8 +24,8 @@ from pgnas_cli.errors import UsageError
 INITIAL_DROP = 0.1
 TEMPERATURE = 0.2
 SMALLEST_KEEP = 2.0**-32
-"""What is kept of a channel is taken as 0 below this, far below the rounding of what is kept beside it. Products of a few
-such masks with weights and gradients would be denormal numbers, with which a CPU computes ten times as slowly."""
+"""What is kept of a channel is taken as 0 below this, far below the rounding of what is kept beside it. Products of a
+few such masks with weights and gradients would be denormal numbers, with which a CPU computes ten times as slowly."""
 NOISES = ("example", "batch")
 """What a draw is made for: every example, or a whole batch."""
 
