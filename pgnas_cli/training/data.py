@@ -368,7 +368,8 @@ def _open_source(spec: str, data_dir: Path | None, reading: Reading) -> Source:
     if not _is_known(spec) and Path(spec).is_dir():
         return folders.open_folder(Path(spec), reading)
     known = ["digits", "folder:DIR", "wds/DIR", *(f"torch/{name}" for name in sources.TORCH_SETS)]
-    near = nearest(spec, [*known, *sources.TORCH_SETS])
+    bare = spec.lower().replace("-", "_")
+    near = f"torch/{bare}" if bare in sources.TORCH_SETS else nearest(spec, known)
     raise UsageError(
         f"unknown data set {spec!r}" + (f"; did you mean {near}?" if near else ""),
         f"use one of {', '.join(known)}, hfds/NAME",

@@ -310,12 +310,21 @@ def test_bad_options_are_one_line_with_a_hint(options, error, message):
 
 @pytest.mark.parametrize(
     ("spec", "near"),
-    [("digit", "digits"), ("torch/fashionmnist", "torch/fashion_mnist"), ("cifar10", "torch/cifar10"), ("???", "")],
+    [
+        ("digit", "; did you mean digits?"),
+        ("torch/fashionmnist", "; did you mean torch/fashion_mnist"),
+        ("cifar10", "; did you mean torch/cifar10?"),
+        ("fashion-mnist", "; did you mean torch/fashion_mnist?"),
+        ("mnis", "; did you mean torch/mnist, torch/"),
+        ("???", ""),
+    ],
 )
 def test_an_unknown_spec_names_its_neighbours(spec, near):
+    """As they are to be typed."""
     with pytest.raises(UsageError, match="unknown data set") as caught:
         open_data(spec)
-    assert near in str(caught.value)
+    assert str(caught.value).startswith(f"unknown data set {spec!r}{near}")
+    assert near or str(caught.value).endswith("'???'")
     assert "folder:DIR" in caught.value.hint
 
 
