@@ -2,14 +2,15 @@
 
     python tests/bench/evidence/latency.py --out DIR [--families ...] [--seeds 0 1 2] [--repeats 60] [--results DIR]
 
-DIR is that of peers.py, and every arm that has a row in results/peers.csv is measured; do it on a machine that does
-nothing else. All networks of a family and seed take turns on the same batch, of 1 and of 64 images, one thread, so that
-a drift of the machine's speed meets all alike: one row of results/latency.csv for each network, runtime and batch size:
-median and quartiles of the time of a batch in milliseconds, and the median of its quotient with the plain network's
-time in the same turn, with a 95 % interval of that median. A group of networks that has rows is not measured again.
-About two minutes for a family and seed.
+DIR is that of peers.py. Every arm is measured whose network is there and which has a row in results/peers.csv, with as
+many parameters; do it on a machine that does nothing else. They and the plain network, which is built for this, take
+turns on the same batch, of 1 and of 64 images, one thread, so that a drift of the machine's speed meets all alike: one
+row of results/latency.csv for each network, runtime and batch size: median and quartiles of the time of a batch in
+milliseconds, and the median of its quotient with the plain network's time in the same turn, with a 95 % interval of
+that median. The arm plain is its own network's time over that of the one built: 1, but for its noise. An arm that has
+rows is not measured again. About two minutes for a family and seed.
 
-All are graphs of torch.fx (the arms of pgnas are; those of Torch-Pruning are traced for this), in NCHW, float32.
+All are graphs of torch.fx (the arms of pgnas are; others are traced for this), in NCHW, float32.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "zoo")]
 import torch  # noqa: E402
 from ledger import RESULTS, Ledger  # noqa: E402
 from peer_arms import COLUMNS, FAMILIES, NETWORK  # noqa: E402
+from peer_training import params_of, without_branch_noise  # noqa: E402
 from run_steps import IMAGE  # noqa: E402
 from torch import fx, nn  # noqa: E402
 
+from pgnas_cli import registry  # noqa: E402
 from pgnas_cli.export.bench import median_interval, quartiles  # noqa: E402
 from pgnas_cli.export.bench_networks import Call, onnx_session  # noqa: E402
 from pgnas_cli.export.onnx_file import write_onnx  # noqa: E402
 from pgnas_cli.export.pt2_file import capture  # noqa: E402
+from pgnas_cli.plugin import Inflation  # noqa: E402
 from pgnas_cli.supernet.timing import interleaved  # noqa: E402
 
 ABOUT = "Latency of the networks of peers.csv: one thread, in turns, milliseconds a batch and times the plain network's"
@@ -46,14 +50,32 @@ EAGER, ONNX = "eager", "ONNX Runtime"
 BATCHES = (1, 64)
 EACH = 2 * len(BATCHES)
 """Rows of an arm: both runtimes."""
-REFERENCE = "plain"
+BUILT = "built"
+"""The plain network that all are divided by; it has no rows."""
 
 
-def load(file: Path) -> nn.Module:
-    """The network that an arm ended with, as a graph."""
-    network: nn.Module = torch.load(file, weights_only=False).eval()  # our own file
-    network = network.to(memory_format=torch.contiguous_format)
+def graph(network: nn.Module) -> nn.Module:
+    network = network.eval().to(memory_format=torch.contiguous_format)
     return network if isinstance(network, fx.GraphModule) else fx.symbolic_trace(network)
+
+
+def load(file: Path, params: int) -> nn.Module:
+    """The network that an arm ended with, as a graph.
+
+    Raises:
+        ValueError: it has another number of parameters.
+    """
+    network: nn.Module = torch.load(file, weights_only=False)  # our own file
+    if (found := params_of(network)) != params:
+        raise ValueError(f"{file} has {found:,} parameters, its row in peers.csv {params:,}")
+    return graph(network)
+
+
+def plain_network(family: str) -> nn.Module:
+    """The plain network of a family with weights drawn from a fixed seed, as a graph."""
+    torch.manual_seed(0)
+    spec = registry.make_spec(FAMILIES[family].plain, Inflation(), num_classes=10, in_chans=1, img_size=IMAGE)
+    return graph(without_branch_noise(registry.build_model(spec)))
 
 
 def calls(networks: dict[str, nn.Module], batch: int, folder: Path) -> dict[tuple[str, str], Call]:
@@ -70,15 +92,17 @@ def calls(networks: dict[str, nn.Module], batch: int, folder: Path) -> dict[tupl
 
 
 def measured(networks: dict[str, nn.Module], family: str, seed: int, repeats: int) -> list[dict[str, object]]:
-    """The rows of all networks of a family and seed."""
+    """The rows of all networks of a family and seed but that named BUILT, which they are divided by."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for batch in BATCHES:
             made = calls(networks, batch, Path(folder))
             times = dict(zip(made, interleaved(list(made.values()), torch.device("cpu"), runs=repeats), strict=True))
             for (runtime, arm), seconds in times.items():
+                if arm == BUILT:
+                    continue
                 low, median, high = (1e3 * value for value in quartiles(seconds))
-                ratios = [mine / its for mine, its in zip(seconds, times[runtime, REFERENCE], strict=True)]
+                ratios = [mine / its for mine, its in zip(seconds, times[runtime, BUILT], strict=True)]
                 of_plain = (statistics.median(ratios), *median_interval(ratios)[:2])
                 values = [f"{value:.4g}" for value in (median, low, high, *of_plain)]
                 rows.append(dict(zip(TIMES, (family, seed, runtime, batch, arm, *values, repeats), strict=True)))
@@ -98,21 +122,17 @@ def main() -> None:
     ledger = Ledger("latency", ABOUT, TIMES, KEY, options.results)
     for family in options.families:
         for seed in options.seeds:
-            arms = {row["arm"] for row in peers if (row["family"], int(row["seed"])) == (family, seed)}
-            made = [row for row in ledger.rows() if (row["family"], int(row["seed"])) == (family, seed)]
-            there = {row["arm"] for row in made}
-            complete = {row["arm"] for row in made if [other["arm"] for other in made].count(row["arm"]) == EACH}
-            if there and arms - complete:
-                print(f"{family}, seed {seed}: remove its rows, they lack {', '.join(sorted(arms - complete))}")
-            if there or REFERENCE not in arms:
-                continue
-            files = {arm: options.out / f"{family}-{arm}-{seed}" / NETWORK for arm in sorted(arms)}
-            if missing := [str(file) for file in files.values() if not file.is_file()]:
-                print(f"{family}, seed {seed}: not measured, there is no {', no '.join(missing)}")
-                continue
-            networks = {arm: load(file) for arm, file in files.items()}
-            for row in measured(networks, family, seed, options.repeats):
-                ledger.add(row)
+            group = (family, str(seed))
+            sizes = {row["arm"]: int(row["params"]) for row in peers if (row["family"], row["seed"]) == group}
+            there = {row["arm"] for row in ledger.rows() if (row["family"], row["seed"]) == group}
+            files = {arm: options.out / f"{family}-{arm}-{seed}" / NETWORK for arm in sorted(sizes.keys() - there)}
+            missing = [arm for arm, file in files.items() if not file.is_file()]
+            if missing:
+                print(f"{family}, seed {seed}: not measured, they are not in {options.out}: {', '.join(missing)}")
+            networks = {arm: load(file, sizes[arm]) for arm, file in files.items() if arm not in missing}
+            if networks:
+                for row in measured({BUILT: plain_network(family), **networks}, family, seed, options.repeats):
+                    ledger.add(row)
             print(f"{family}, seed {seed}: {len(networks)} networks", flush=True)
 
 

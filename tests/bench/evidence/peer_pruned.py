@@ -19,7 +19,7 @@ from peer_arms import BEST, CANDIDATES, FAMILIES, MANY, NETWORK, NO_WARMUP, PASS
 from peer_magnitude import magnitude_masks
 from peer_runs import Runs, errors
 from peer_torch_pruning import SETTINGS, prune_and_train
-from peer_training import DEVICE, Continuation, Progress, SettledNetwork, macs_of, params_of
+from peer_training import DEVICE, Continuation, Progress, SettledNetwork, macs_of, params_of, without_branch_noise
 from run_steps import ranking_of, stages
 
 from pgnas_cli import registry
@@ -116,7 +116,4 @@ def plain_network(net: Supernet) -> torch.nn.Module:
     network = registry.build_model(net.spec)
     weights = copy.deepcopy(net.backbone.state_dict())
     network.load_state_dict({name: weights[name] for name in network.state_dict()}, strict=True)
-    for module in network.modules():
-        if hasattr(module, "branch_noise"):
-            setattr(module, "branch_noise", False)  # noqa: B010 - of our own ShakeShake alone
-    return network
+    return without_branch_noise(network)

@@ -181,3 +181,11 @@ def macs_of(network: nn.Module, data: Data) -> int:
 
 def params_of(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def without_branch_noise(network: nn.Module) -> nn.Module:
+    """The network, changed in place: branches of shake-shake are added in equal parts in training too."""
+    for module in network.modules():
+        if hasattr(module, "branch_noise"):
+            setattr(module, "branch_noise", False)  # noqa: B010 - of our own ShakeShake alone
+    return network
