@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,12 @@ FAMILY = "resnet"
 
 
 @torch.inference_mode()
-def in_turns(calls: Sequence[Callable[[], object]], device: torch.device, *, runs: int) -> list[list[float]]:
-    """Seconds as if every call took one more than that before it, and every turn twice as long as the last."""
+def in_turns(calls: Sequence[partial[object]], device: torch.device, *, runs: int) -> list[list[float]]:
+    """A second for each parameter, in ONNX Runtime one second; every turn takes one more than the last."""
     for call in calls:
         assert np.isfinite(np.asarray(call())).all()
-    return [[(place + 1) * 2.0**turn for turn in range(runs)] for place in range(len(calls))]
+    each = [params_of(call.func) if isinstance(call.func, nn.Module) else 1 for call in calls]
+    return [[float(seconds * (turn + 1)) for turn in range(runs)] for seconds in each]
 
 
 def finished(folder: Path, arm: str, network: nn.Module | None, params: int | None = None) -> None:
@@ -43,7 +46,7 @@ def finished(folder: Path, arm: str, network: nn.Module | None, params: int | No
 
 def measure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """Rows after a call for the seeds 0 and 1, the latter without arms."""
-    options = ("--families", FAMILY, "--seeds", "0", "1", "--repeats", "3", "--out", folder / "out")
+    options = ("--families", FAMILY, "--seeds", "0", "1", "--repeats", str(latency.TURNS + 1), "--out", folder / "out")
     monkeypatch.setattr(sys, "argv", ["latency.py", *map(str, options), "--results", str(folder / "results")])
     monkeypatch.setattr(latency, "interleaved", in_turns)
     latency.main()
@@ -62,14 +65,19 @@ def test_networks_that_are_there_are_measured_once(
     assert [(row["runtime"], row["batch"], row["arm"]) for row in rows] == [
         (runtime, batch, "plain") for batch in ("1", "64") for runtime in (latency.EAGER, latency.ONNX)
     ]
-    for row, place, of_built in zip(rows, (2, 4, 2, 4), (2, 4 / 3, 2, 4 / 3), strict=True):  # eager all, then ONNX all
-        assert float(row["median_ms"]) == 1e3 * place * 2
+    assert {row["of_plain"] for row in rows} == {"1"}
+    middle = 1e3 * statistics.median(range(1, latency.TURNS + 1))
+    for row, seconds in zip(rows, (106_880, 1, 106_880, 1), strict=True):
+        assert float(row["median_ms"]) == pytest.approx(seconds * middle, rel=1e-3)
         assert float(row["low_ms"]) < float(row["median_ms"]) < float(row["high_ms"])
-        assert float(row["of_plain"]) == pytest.approx(of_built, rel=1e-3)
-    finished(tmp_path, "default", latency.plain_network(FAMILY))
+        assert int(row["turns"]) == 2 * latency.TURNS
+    larger = nn.Sequential(latency.plain_network(FAMILY), nn.Linear(10, 10_688, bias=False), nn.Linear(10_688, 10))
+    finished(tmp_path, "default", larger)
     after = measure(tmp_path, monkeypatch)
     assert after[: len(rows)] == rows
     assert [row["arm"] for row in after[len(rows) :]] == ["default"] * latency.EACH
+    ratio = params_of(larger) / 106_880
+    assert [float(row["of_plain"]) for row in after[len(rows) :]] == pytest.approx([ratio, 1, ratio, 1], rel=1e-3)
 
 
 def test_a_network_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

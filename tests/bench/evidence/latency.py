@@ -4,11 +4,12 @@
 
 DIR is that of peers.py. Every arm is measured whose network is there and which has a row in results/peers.csv, with as
 many parameters; do it on a machine that does nothing else. They and the plain network, which is built for this, take
-turns on the same batch, of 1 and of 64 images, one thread, so that a drift of the machine's speed meets all alike: one
-row of results/latency.csv for each network, runtime and batch size: median and quartiles of the time of a batch in
-milliseconds, and the median of its quotient with the plain network's time in the same turn, with a 95 % interval of
-that median. The arm plain is its own network's time over that of the one built: 1, but for its noise. An arm that has
-rows is not measured again. About two minutes for a family and seed.
+turns on the same batch, of 1 and of 64 images, one thread, so that a drift of the machine's speed meets all alike; each
+runtime has turns of its own, and their order changes, since every network finds in the caches what the one before it
+left. One row of results/latency.csv for each network, runtime and batch size: median and quartiles of the time of a
+batch in milliseconds, and the median of its quotient with the plain network's time in the same turn, with a 95 %
+interval of that median. The arm plain is its own network's time over that of the one built: 1, but for its noise. An
+arm that has rows is not measured again. About two minutes for a family and seed.
 
 All are graphs of torch.fx (the arms of pgnas are; others are traced for this), in NCHW, float32.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -50,6 +52,8 @@ EAGER, ONNX = "eager", "ONNX Runtime"
 BATCHES = (1, 64)
 EACH = 2 * len(BATCHES)
 """Rows of an arm: both runtimes."""
+TURNS = 6
+"""In the same order; then it is drawn anew."""
 BUILT = "built"
 """The plain network that all are divided by; it has no rows."""
 
@@ -78,16 +82,28 @@ def plain_network(family: str) -> nn.Module:
     return graph(without_branch_noise(registry.build_model(spec)))
 
 
-def calls(networks: dict[str, nn.Module], batch: int, folder: Path) -> dict[tuple[str, str], Call]:
-    """(runtime, arm) -> a call on a batch of images."""
+def calls(networks: dict[str, nn.Module], batch: int, folder: Path) -> dict[str, dict[str, Call]]:
+    """Runtime -> arm -> a call on a batch of images."""
     images = torch.randn(batch, 1, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
-    found: dict[tuple[str, str], Call] = {(EAGER, arm): partial(net, images) for arm, net in networks.items()}
+    sessions: dict[str, Call] = {}
     for arm, network in networks.items():
         file, probe = folder / f"{arm}.onnx", images[:1].repeat(8, 1, 1, 1)
         if not file.is_file():
             with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of the exporter
                 write_onnx(file, capture(network, probe), probe, network(probe))
-        found[ONNX, arm] = onnx_session(file, images)
+        sessions[arm] = onnx_session(file, images)
+    return {EAGER: {arm: partial(network, images) for arm, network in networks.items()}, ONNX: sessions}
+
+
+def in_turns(made: dict[str, Call], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, by its name, in so many turns and up to TURNS - 1 more."""
+    found: dict[str, list[float]] = {name: [] for name in made}
+    order, draw = list(made), random.Random(0)
+    while len(found[order[0]]) < repeats:
+        draw.shuffle(order)
+        times = interleaved([made[name] for name in order], torch.device("cpu"), runs=TURNS)
+        for name, seconds in zip(order, times, strict=True):
+            found[name] += seconds
     return found
 
 
@@ -96,16 +112,16 @@ def measured(networks: dict[str, nn.Module], family: str, seed: int, repeats: in
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for batch in BATCHES:
-            made = calls(networks, batch, Path(folder))
-            times = dict(zip(made, interleaved(list(made.values()), torch.device("cpu"), runs=repeats), strict=True))
-            for (runtime, arm), seconds in times.items():
-                if arm == BUILT:
-                    continue
-                low, median, high = (1e3 * value for value in quartiles(seconds))
-                ratios = [mine / its for mine, its in zip(seconds, times[runtime, BUILT], strict=True)]
-                of_plain = (statistics.median(ratios), *median_interval(ratios)[:2])
-                values = [f"{value:.4g}" for value in (median, low, high, *of_plain)]
-                rows.append(dict(zip(TIMES, (family, seed, runtime, batch, arm, *values, repeats), strict=True)))
+            for runtime, made in calls(networks, batch, Path(folder)).items():
+                times = in_turns(made, repeats)
+                reference = times.pop(BUILT)
+                for arm, seconds in times.items():
+                    low, median, high = (1e3 * value for value in quartiles(seconds))
+                    ratios = [mine / its for mine, its in zip(seconds, reference, strict=True)]
+                    of_plain = (statistics.median(ratios), *median_interval(ratios)[:2])
+                    values = [f"{value:.4g}" for value in (median, low, high, *of_plain)]
+                    row = (family, seed, runtime, batch, arm, *values, len(seconds))
+                    rows.append(dict(zip(TIMES, row, strict=True)))
     return rows
 
 
