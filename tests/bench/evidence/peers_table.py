@@ -18,7 +18,10 @@ Candidates have the target's size on average: a winner may be larger. Earlier tr
 ResNet, seed 0, on these test images, before the recipe and the length of this table were settled.
 
 Test error: mean ± standard deviation over the seeds; *one*: half of the 95 % Wilson interval of one run's. Latency of
-one image: times the plain network's, eager and in ONNX Runtime. MACs of training: three forward passes for every image
+one image: times the plain network's, eager and in ONNX Runtime, one thread, of the seeds that stand in
+results/latency.csv, one of each arm. Two copies of the plain network differ by up to a tenth there. Networks that had
+been lost were made again for it up to the step from which on their structure stays, or from the code that builds them;
+their parameters are those of the rows. MACs of training: three forward passes for every image
 shown. Ranking images: selection images that candidates were shown. Minutes are those of runs two at a time on two
 cores.
 """
