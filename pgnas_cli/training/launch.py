@@ -126,13 +126,17 @@ def launch(worker: Callable[..., Any], args: tuple[Any, ...], *, procs: int, hea
 
 
 class _Background(threading.Thread):
-    """Runs a function with SIGINT and SIGTERM blocked; keeps what it returned or raised."""
+    """Runs a function with SIGINT and SIGTERM blocked; keeps what it returned or raised.
+
+    `ended` says whether it has where signals may arrive: a `join` that one interrupts takes the thread for dead.
+    """
 
     def __init__(self, function: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
         self._function = function
         self.found: Any = None
         self.error: BaseException | None = None
+        self.ended = threading.Event()
 
     def run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
@@ -140,6 +144,8 @@ class _Background(threading.Thread):
             self.found = self._function()
         except BaseException as error:
             self.error = error
+        finally:
+            self.ended.set()
 
 
 def _wait(group: _Background, listener: _Background, folder: Path) -> int | None:
@@ -154,8 +160,7 @@ def _wait(group: _Background, listener: _Background, folder: Path) -> int | None
         listener.start()
         group.start()
         try:
-            while group.is_alive():
-                group.join(0.1)
+            while not group.ended.wait(0.1):
                 signum = stop.signum or (signal.SIGTERM if listener.error else None)
                 if signum is None:
                     continue
@@ -167,9 +172,8 @@ def _wait(group: _Background, listener: _Background, folder: Path) -> int | None
                     _send(here, signal.SIGKILL)
         except BaseException:
             end = time.monotonic() + _GRACE
-            while group.is_alive() and time.monotonic() < end:  # one that is starting has no name yet
+            while not group.ended.wait(0.1) and time.monotonic() < end:  # one that is starting has no name yet
                 _send(_pids(folder), signal.SIGKILL)
-                group.join(0.1)
             raise
     return stop.signum
 

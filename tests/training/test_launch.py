@@ -209,10 +209,10 @@ def test_where_nobody_hears_the_master_any_more_the_processes_stop(tmp_path: Pat
     until(lambda: not any(map(alive, pids(tmp_path))))
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, worker: str = "steps") -> subprocess.Popen[str]:
     """A program that launches two processes, as the foreground job of a terminal of its own."""
     return subprocess.Popen(
-        [sys.executable, toy_workers.__file__, "steps", str(folder)],
+        [sys.executable, toy_workers.__file__, worker, str(folder)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -261,3 +261,20 @@ def test_a_signal_ends_all_processes(tmp_path: Path, signum: signal.Signals, who
     if code > 0:
         step = (tmp_path / "saved").read_text()
         assert said == f"stopped after step {step}\n"
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_kills_all_processes_and_prints_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path, "busy")
+    try:
+        until(lambda: len(pids(tmp_path)) == 2 and 0 not in pids(tmp_path))
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+        assert all(map(alive, pids(tmp_path)))
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, said) == (130, "")
+        until(lambda: not any(map(alive, pids(tmp_path))))
+    finally:
+        process.kill()

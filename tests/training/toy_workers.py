@@ -70,6 +70,15 @@ def steps(folder: Path, say: SAY) -> None:
                 raise Stopped(signum, f"stopped after step {step}", "go on")
 
 
+def busy(folder: Path, say: SAY) -> None:
+    """Is in one long step, in which nothing is looked at."""
+    from pgnas_cli.training.launch import StopSignal
+
+    with StopSignal():
+        _joined(folder)
+        time.sleep(STEPS)
+
+
 def main(worker: str, folder: str) -> int:
     from pgnas_cli.errors import PgnasError
     from pgnas_cli.training.launch import launch
